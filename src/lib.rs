@@ -1,1 +1,2 @@
 //! Featherlight.
+pub mod image;
