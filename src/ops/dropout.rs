@@ -21,7 +21,11 @@ struct Dropout {
 
 impl Dropout {
     fn apply(&self, values: &[f32]) -> Vec<f32> {
-        values.iter().zip(&self.keep).map(|(value, keep)| if *keep { value * self.factor } else { 0.0 }).collect()
+        values
+            .iter()
+            .zip(&self.keep)
+            .map(|(value, keep)| if *keep { value * self.factor } else { 0.0 })
+            .collect()
     }
 }
 
@@ -35,7 +39,8 @@ impl CustomOp1 for Dropout {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = with_values("dropout", [grad], |[g]| Tensor::from_vec(self.apply(g), x.shape(), x.device()))?;
+        let grad =
+            with_values("dropout", [grad], |[g]| Tensor::from_vec(self.apply(g), x.shape(), x.device()))?;
         Ok(Some(grad))
     }
 }

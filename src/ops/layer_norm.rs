@@ -115,7 +115,9 @@ impl CustomOp3 for LayerNorm {
                 .zip(xs.par_chunks(piece).zip(gs.par_chunks(piece)))
                 .for_each(|((out, scaled), (x, grad))| backward(out, scaled, x, ws, grad, self.eps));
             let sums = |wanted: &Tensor, values: &[f32]| match wanted.track_op() {
-                true => Tensor::from_vec(column_sums(values, hidden), wanted.shape(), wanted.device()).map(Some),
+                true => {
+                    Tensor::from_vec(column_sums(values, hidden), wanted.shape(), wanted.device()).map(Some)
+                }
                 false => Ok(None),
             };
             let (grad_weight, grad_bias) = (sums(weight, &scaled)?, sums(bias, gs)?);

@@ -47,7 +47,13 @@ fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>, input
     matmul(ViewMut::new(y, rows, outputs), x, weight, 1.0, into, Threads::All);
 }
 
-fn run(x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout, bias: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+fn run(
+    x: &CpuStorage,
+    xl: &Layout,
+    w: &CpuStorage,
+    wl: &Layout,
+    bias: Option<&[f32]>,
+) -> Result<(CpuStorage, Shape)> {
     let (outputs, inputs) = wl.shape().dims2()?;
     let (x, w) = (argument("linear", x, xl)?, argument("linear", w, wl)?);
     let mut dims = xl.dims().to_vec();
@@ -75,7 +81,14 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
         let grad_weight = want_weight.then(|| {
             let mut out = vec![0f32; outputs * inputs];
             let xs = View::new(xs, rows, inputs);
-            matmul(ViewMut::new(&mut out, outputs, inputs), g.transposed(), xs, 1.0, Into::Replace, Threads::All);
+            matmul(
+                ViewMut::new(&mut out, outputs, inputs),
+                g.transposed(),
+                xs,
+                1.0,
+                Into::Replace,
+                Threads::All,
+            );
             Tensor::from_vec(out, weight.shape(), weight.device())
         });
         Ok((grad_x.transpose()?, grad_weight.transpose()?))
@@ -106,11 +119,23 @@ impl CustomOp2 for Linear {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         run(x, xl, w, wl, None)
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         backward(x, w, grad)
     }
 }

@@ -17,7 +17,10 @@ pub(super) struct View<'a> {
 impl<'a> View<'a> {
     /// A matrix whose rows start `row_stride` apart; `values` may go on after its last element.
     pub(super) fn strided(values: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        assert!(rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= values.len(), "view out of range");
+        assert!(
+            rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= values.len(),
+            "view out of range"
+        );
         Self { values, rows, columns, row_stride, column_stride: 1 }
     }
 
@@ -50,7 +53,10 @@ pub(super) struct ViewMut<'a> {
 impl<'a> ViewMut<'a> {
     /// A matrix whose rows start `row_stride` apart.
     pub(super) fn strided(values: &'a mut [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
-        assert!(rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= values.len(), "view out of range");
+        assert!(
+            rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= values.len(),
+            "view out of range"
+        );
         assert!(rows <= 1 || columns <= row_stride, "rows overlap");
         Self { values: values.as_mut_ptr(), rows, columns, row_stride, _borrow: std::marker::PhantomData }
     }
@@ -80,7 +86,14 @@ pub(super) enum Threads {
 }
 
 /// `output = scale · left · right`, or `output += scale · left · right`.
-pub(super) fn matmul(output: ViewMut<'_>, left: View<'_>, right: View<'_>, scale: f32, into: Into, threads: Threads) {
+pub(super) fn matmul(
+    output: ViewMut<'_>,
+    left: View<'_>,
+    right: View<'_>,
+    scale: f32,
+    into: Into,
+    threads: Threads,
+) {
     assert_eq!(left.columns, right.rows, "inner dimensions");
     assert_eq!((output.rows, output.columns), (left.rows, right.columns), "output dimensions");
     if output.rows == 0 || output.columns == 0 {

@@ -26,5 +26,5 @@ pub use dropout::dropout;
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
-pub use normalize::{PixelScale, normalize};
+pub use normalize::normalize;
 pub use residual::{Residual, residual};

@@ -1,24 +1,20 @@
 //! u8 pixels to the model's input: `[batch, 3, height, width]` f32, scaled and shifted per channel.
 
+use crate::image::Normalization;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
-
-/// What a channel's level v becomes: `(v · rescale − mean) / std`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PixelScale {
-    /// Factor of the level, commonly 1/255.
-    pub rescale: f32,
-    /// Mean of each channel, in rescaled units.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel, in rescaled units.
-    pub std: [f32; 3],
-}
 
 /// `photos`: each `height × width × 3` levels → `[photos, 3, height, width]` on `device`.
 ///
 /// # Errors
 /// If a photo has another size.
-pub fn normalize(photos: &[&[u8]], height: usize, width: usize, scale: PixelScale, device: &Device) -> Result<Tensor> {
+pub fn normalize(
+    photos: &[&[u8]],
+    height: usize,
+    width: usize,
+    scale: &Normalization,
+    device: &Device,
+) -> Result<Tensor> {
     let plane = height * width;
     if let Some(photo) = photos.iter().find(|photo| photo.len() != 3 * plane) {
         bail!("normalize: a photo of {} values, {height} × {width} × 3 wanted", photo.len())

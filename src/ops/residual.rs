@@ -109,12 +109,24 @@ impl CustomOp2 for AddResidual {
         "residual"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        y: &CpuStorage,
+        yl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (argument("residual", x, xl)?, argument("residual", y, yl)?);
         Ok((storage(self.forward(x, y, None, xl.dims())), xl.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, y: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad_y = match y.track_op() {
             true => Some(with_values("residual", [grad], |[g]| {
                 Tensor::from_vec(self.scaled(g, y.dims(), |_, _| 1.0), y.shape(), y.device())

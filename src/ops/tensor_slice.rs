@@ -8,7 +8,10 @@ use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 /// The contiguous values of a custom op's argument.
 pub(super) fn argument<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
-        bail!("{op}: the CPU computes in f32, the argument is {:?}", storage.dtype())
+        bail!(
+            "{op}: the CPU computes in f32, the argument is {:?}",
+            candle_core::backend::BackendStorage::dtype(storage)
+        )
     };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
