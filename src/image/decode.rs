@@ -81,7 +81,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, ImageError
         Format::Jpeg => jpeg::decode(bytes, limits),
         _ => decode_other(format, bytes, limits),
     })
-    .unwrap_or_else(|| Err(format.undecodable("the file is damaged beyond what its decoder can handle")))
+    .unwrap_or_else(|| Err(format.undecodable("its decoder gave up: the file is damaged or of a rare kind")))
 }
 
 fn decode_other(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, ImageError> {
@@ -313,14 +313,23 @@ fn refusal(format: Format, error: image::ImageError) -> ImageError {
         image::ImageError::Limits(_) => {
             "its parts take more memory than a picture of this size should".to_owned()
         }
-        other => short(&other.to_string()),
+        other => {
+            let message = other.to_string();
+            // "Format error decoding Bmp: …", which the client is told already.
+            short(
+                message
+                    .split_once(": ")
+                    .filter(|(head, _)| head.starts_with("Format error"))
+                    .map_or(&message, |m| m.1),
+            )
+        }
     };
     format.undecodable(reason)
 }
 
 /// A library's message in one line of at most 160 characters.
 pub fn short(message: &str) -> String {
-    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = message.trim_matches('"').split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(160) {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
         None => line,
