@@ -9,10 +9,6 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 
 use super::{ImageError, Pixels};
 
-/// A convolution's rows in work may take this many pixels, or as many as the picture, before the order of the passes is
-/// changed.
-const WORKING_PIXELS: usize = 8 << 20;
-
 /// How pixels are weighted when a picture is resized, under Pillow's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
@@ -53,6 +49,16 @@ impl Filter {
             Self::Bicubic => 3,
             Self::Box => 4,
             Self::Hamming => 5,
+        }
+    }
+
+    /// How far the kernel reaches from its centre at full size, in pixels.
+    fn support(self) -> f64 {
+        match self {
+            Self::Nearest | Self::Box => 0.5,
+            Self::Bilinear | Self::Hamming => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
         }
     }
 
@@ -124,16 +130,8 @@ pub fn resize_region(
         cut = copy(pixels, region)?;
         &cut
     };
-    let window = Window::whole(source);
-    // The vertical pass comes first and keeps every column of the source. Where that would take far more memory than
-    // the picture (very wide, few rows), the horizontal pass goes first, as it does in Pillow.
-    let in_work = source.width().saturating_mul(height);
-    let rows_first = in_work > WORKING_PIXELS.max(source.width().saturating_mul(source.height()));
-    if true || rows_first && width > 0 {
-        let narrow = convolve(source, window, width, source.height(), filter).ok_or_else(refuse)?;
-        return convolve(&narrow, Window::whole(&narrow), width, height, filter).ok_or_else(refuse);
-    }
-    convolve(source, window, width, height, filter).ok_or_else(refuse)
+    let passes = Passes::choose((source.width(), source.height()), (width as u64, height as u64));
+    resample(source, Window::whole(source), (width, height), filter, passes).ok_or_else(refuse)
 }
 
 /// Cuts `width × height` out of the middle; where the picture is smaller it is padded with black (zeros), as in
@@ -168,7 +166,9 @@ pub(super) fn resize_and_crop(
     let (left, width) = across.in_source(pixels.width(), resized.0);
     let (top, height) = down.in_source(pixels.height(), resized.1);
     let window = Window { left, top, width, height };
-    let visible = convolve(pixels, window, across.length, down.length, filter).ok_or_else(refuse)?;
+    let passes = Passes::choose((pixels.width(), pixels.height()), resized);
+    let visible =
+        resample(pixels, window, (across.length, down.length), filter, passes).ok_or_else(refuse)?;
     if (visible.width(), visible.height()) == crop {
         return Ok(visible);
     }
@@ -222,13 +222,52 @@ impl Window {
     }
 }
 
-/// The convolution proper. Pixels around `window` take part where the kernel reaches them. `None` for an empty result.
-fn convolve(pixels: &Pixels, window: Window, width: usize, height: usize, filter: Filter) -> Option<Pixels> {
+/// Which way a picture is resized first. Values are rounded to u8 in between, so the order shows in the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passes {
+    AcrossThenDown,
+    DownThenAcross,
+}
+
+impl Passes {
+    /// Pillow's choice (from version 13 on; found by comparing results, up to the exact boundary): down first when the
+    /// height loses more than twice the pixels that the width loses. It also keeps the picture in between small.
+    fn choose((width, height): (usize, usize), (to_width, to_height): (u64, u64)) -> Self {
+        let lost = |from: usize, to: u64| from as i128 - i128::from(to);
+        let (across, down) = (lost(width, to_width), lost(height, to_height));
+        if down > 0 && down > 2 * across { Self::DownThenAcross } else { Self::AcrossThenDown }
+    }
+}
+
+/// Makes `to` (width, height) pixels of `window`. Pixels around the window take part where the kernel reaches them.
+/// `None` for an empty result.
+fn resample(
+    pixels: &Pixels,
+    window: Window,
+    to: (usize, usize),
+    filter: Filter,
+    passes: Passes,
+) -> Option<Pixels> {
+    if passes == Passes::DownThenAcross || filter == Filter::Nearest {
+        // The library's own order.
+        return convolve(pixels, window, to, filter);
+    }
+    // Only the rows that the second pass reads: those of the window and what the kernel reaches beyond.
+    let reach = filter.support() * (window.height / to.1 as f64).max(1.0);
+    let first = (window.top - reach).floor().max(0.0);
+    let last = (window.top + window.height + reach).ceil().min(pixels.height() as f64);
+    let rows = Window { top: first, height: last - first, ..window };
+    let narrow = convolve(pixels, rows, (to.0, rows.height as usize), filter)?;
+    let window = Window { left: 0.0, width: to.0 as f64, top: window.top - first, height: window.height };
+    convolve(&narrow, window, to, filter)
+}
+
+/// One call of the library: both passes, down first, or the one that is needed.
+fn convolve(pixels: &Pixels, window: Window, to: (usize, usize), filter: Filter) -> Option<Pixels> {
     let side = |length: usize| u32::try_from(length).ok().filter(|length| *length > 0);
-    let (to_width, to_height) = (side(width)?, side(height)?);
     let source =
         ImageRef::new(side(pixels.width())?, side(pixels.height())?, pixels.data(), PixelType::U8x3).ok()?;
-    let mut target = Image::new(to_width, to_height, PixelType::U8x3);
+    let mut target = Image::new(side(to.0)?, side(to.1)?, PixelType::U8x3);
     let fit = |start: f64, length: f64, size: usize| {
         let size = size as f64;
         // Rounding may carry the far edge over the border by a hair, which the library refuses.
@@ -241,7 +280,7 @@ fn convolve(pixels: &Pixels, window: Window, width: usize, height: usize, filter
         fit(window.top, window.height, pixels.height()),
     );
     Resizer::new().resize(&source, &mut target, &options).ok()?;
-    Pixels::new(width, height, target.into_vec()).ok()
+    Pixels::new(to.0, to.1, target.into_vec()).ok()
 }
 
 fn copy(pixels: &Pixels, region: Region) -> Result<Pixels, ImageError> {
