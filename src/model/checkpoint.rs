@@ -4,7 +4,7 @@ use super::ModelError;
 use crate::nn::{Initialization, ParameterError, Source};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -148,9 +148,9 @@ fn read_header(
     if header > MAX_HEADER || header + 8 > length {
         return Err(damaged("not a safetensors file, or cut short inside its header".to_owned()));
     }
-    let mut buffer = size.to_vec();
+    let mut buffer = Vec::new();
     file.take(header).read_to_end(&mut buffer).map_err(io)?;
-    let (_, metadata): (usize, Metadata) = SafeTensors::read_metadata(&buffer)
+    let metadata: Metadata = serde_json::from_slice(&buffer)
         .map_err(|error| damaged(format!("not a valid safetensors header: {error}")))?;
     let start = header + 8;
     for (name, info) in metadata.tensors() {
