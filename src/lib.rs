@@ -1,2 +1,3 @@
 //! Featherlight.
+pub mod image;
 pub mod randomness;
