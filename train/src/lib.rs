@@ -6,6 +6,7 @@
 
 pub mod augment;
 pub mod dataset;
+pub mod loader;
 pub mod sampler;
 pub mod schedule;
 pub mod split;

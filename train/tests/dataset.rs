@@ -1,6 +1,8 @@
 //! What a data set promises: which files belong to it, in which order, and what is said about one that is unusable.
 //! The files are empty: opening a data set reads no photo.
 
+#![allow(clippy::unwrap_used)]
+
 use featherlight_train::dataset::{Dataset, DatasetError, LabelSpace};
 use std::path::Path;
 use tempfile::TempDir;
@@ -106,7 +108,7 @@ fn a_label_unknown_in_training_is_named_with_its_place() {
     let root = with_list(&["1.jpg"], "file,label\n1.jpg,a\n1.jpg,zebra\n");
     let path = root.path().join("list.csv");
     let error = Dataset::open(&path, None, LabelSpace::Known(&known)).unwrap_err().to_string();
-    assert!(error.contains("list.csv, line 3"), "{error}");
+    assert!(error.contains("list.csv, row 3"), "{error}");
 }
 
 #[test]
@@ -120,6 +122,9 @@ fn folders_that_cannot_be_used_say_why() {
     assert!(matches!(&error, DatasetError::OneClass { label, .. } if label == "only"), "{error}");
     let error = open(&folder(&["test/a/1.jpg", "train/a/1.jpg", "val/b/2.jpg"])).to_string();
     assert!(error.contains("test, train, val") && error.ends_with("/train"), "{error}");
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    let error = Dataset::open(root.path(), Some(root.path()), FOUND).unwrap_err();
+    assert!(matches!(error, DatasetError::ImageRootOfFolder(_)), "{error}");
     let nowhere = Dataset::open(Path::new("no/such/folder"), None, FOUND).unwrap_err();
     assert!(matches!(nowhere, DatasetError::NotFound(_)));
 }
@@ -174,9 +179,10 @@ fn lists_that_cannot_be_used_say_why() {
         ("file;label\n1.jpg;a\n", "no column `file`; the columns found are `file;label`"),
         ("", "the file is empty"),
         ("file,label\n", "no rows"),
-        ("file,label\n1.jpg,a\n2.jpg,b\n", "line 3: the file"),
-        ("file,label\n1.jpg,\n", "line 2: the column `label` is empty"),
-        ("file,label\n,a\n", "line 2: the column `file` is empty"),
+        ("file,label\n1.jpg,a\n2.jpg,b\n", "row 3: the file"),
+        ("file,label\r\n1.jpg,a\r\n2.jpg,b\r\n", "row 3: the file"),
+        ("file,label\n1.jpg,\n", "row 2: the column `label` is empty"),
+        ("file,label\n,a\n", "row 2: the column `file` is empty"),
         ("file,label\n1.jpg,a\n1.jpg\n", "line: 3"),
         ("file,label\n1.jpg,a\n1.jpg,a\n", "`a` is the only class"),
     ];

@@ -27,18 +27,22 @@ pub(super) fn jitter(data: &mut [u8], strength: f64, stream: &mut Stream) {
 
 fn apply(data: &mut [u8], change: Change, factor: f32) {
     match change {
-        Change::Brightness => data.iter_mut().for_each(|value| *value = blend(0, *value, factor)),
-        Change::Contrast => {
-            let mean = mean_luma(data);
-            data.iter_mut().for_each(|value| *value = blend(mean, *value, factor));
-        }
+        Change::Brightness => blend_all(data, 0, factor),
+        Change::Contrast => blend_all(data, mean_luma(data), factor),
         Change::Saturation => {
-            for pixel in data.chunks_exact_mut(3) {
-                let grey = luma(pixel);
-                pixel.iter_mut().for_each(|value| *value = blend(grey, *value, factor));
+            for pixel in data.as_chunks_mut().0 {
+                let grey = luma(*pixel);
+                *pixel = pixel.map(|value| blend(grey, value, factor));
             }
         }
     }
+}
+
+/// Blends every value with the same level, through a table of the 256 results.
+fn blend_all(data: &mut [u8], degenerate: u8, factor: f32) {
+    let mut table: [u8; 256] = std::array::from_fn(|value| value as u8);
+    table.iter_mut().for_each(|value| *value = blend(degenerate, *value, factor));
+    data.iter_mut().for_each(|value| *value = table[usize::from(*value)]);
 }
 
 /// Pillow's `Image.blend`: from `degenerate` (factor 0) through `value` (factor 1) and beyond.
@@ -49,17 +53,16 @@ fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
 }
 
 /// Pillow's conversion of RGB to L (ITU-R 601-2), in 16-bit fixed point.
-fn luma(pixel: &[u8]) -> u8 {
-    const WEIGHTS: [u32; 3] = [19_595, 38_470, 7_471];
-    let sum: u32 = pixel.iter().zip(WEIGHTS).map(|(&value, weight)| u32::from(value) * weight).sum();
+fn luma([red, green, blue]: [u8; 3]) -> u8 {
+    let sum = u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471;
     ((sum + 0x8000) >> 16) as u8
 }
 
 /// The mean brightness of a picture, rounded to a level.
 fn mean_luma(data: &[u8]) -> u8 {
-    let pixels = (data.len() / 3).max(1);
-    let sum: u64 = data.chunks_exact(3).map(|pixel| u64::from(luma(pixel))).sum();
-    (sum as f64 / pixels as f64 + 0.5) as u8
+    let pixels = data.as_chunks().0;
+    let sum: u64 = pixels.iter().map(|&pixel| u64::from(luma(pixel))).sum();
+    (sum as f64 / pixels.len().max(1) as f64 + 0.5) as u8
 }
 
 #[cfg(test)]

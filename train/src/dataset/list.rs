@@ -34,21 +34,22 @@ pub(super) fn read(path: &Path, image_root: Option<&Path>) -> Result<Vec<FoundPh
     let (file_column, label_column) = (column("file")?, column("label")?);
 
     let mut photos = Vec::new();
-    for record in reader.records() {
+    // Rows as a spreadsheet counts them, the header being row 1: the reader's own line numbers are one short in files
+    // with Windows line ends.
+    for (row, record) in (2..).zip(reader.records()) {
         let record = record.map_err(malformed)?;
-        let line = record.position().map_or(0, csv::Position::line);
         let field = |index: usize, column: &'static str| match record.get(index) {
             Some(text) if !text.trim().is_empty() => Ok(text),
-            _ => Err(DatasetError::EmptyField { path: path.to_owned(), line, column }),
+            _ => Err(DatasetError::EmptyField { path: path.to_owned(), row, column }),
         };
         let name = field(file_column, "file")?.to_owned();
         // "a.jpg, cat": the blank after the comma is no part of the label.
         let label = field(label_column, "label")?.trim().to_owned();
         let file = root.join(&name);
         if !file.is_file() {
-            return Err(DatasetError::MissingFile { path: path.to_owned(), line, file });
+            return Err(DatasetError::MissingFile { path: path.to_owned(), row, file });
         }
-        let place = format!("{}, line {line}", path.display());
+        let place = format!("{}, row {row}", path.display());
         photos.push(FoundPhoto { path: file, label, name, place });
     }
     if photos.is_empty() {

@@ -68,6 +68,9 @@ pub enum DatasetError {
     /// `--image-root` that is no folder.
     #[error("{}: the image root is not a folder", .0.display())]
     ImageRoot(PathBuf),
+    /// `--image-root` with a folder.
+    #[error("{}: an image root goes with a CSV list; a folder's photos lie in it", .0.display())]
+    ImageRootOfFolder(PathBuf),
     /// The file system refused.
     #[error("{}: cannot be read: {reason}", path.display())]
     Unreadable {
@@ -122,7 +125,7 @@ pub enum DatasetError {
     /// A label that training does not know.
     #[error("{place}: the label `{label}` is unknown; the labels known are {known}")]
     UnknownLabel {
-        /// Folder, or list and line.
+        /// Folder, or list and row.
         place: String,
         /// The label.
         label: String,
@@ -148,22 +151,22 @@ pub enum DatasetError {
         reason: String,
     },
     /// A row with an empty field.
-    #[error("{}, line {line}: the column `{column}` is empty", path.display())]
+    #[error("{}, row {row}: the column `{column}` is empty", path.display())]
     EmptyField {
         /// The list.
         path: PathBuf,
-        /// Line of the list, counted from 1.
-        line: u64,
+        /// Row of the list; the header is row 1.
+        row: u64,
         /// `file` or `label`.
         column: &'static str,
     },
     /// A row that names a file that is not there.
-    #[error("{}, line {line}: the file {} does not exist", path.display(), file.display())]
+    #[error("{}, row {row}: the file {} does not exist", path.display(), file.display())]
     MissingFile {
         /// The list.
         path: PathBuf,
-        /// Line of the list, counted from 1.
-        line: u64,
+        /// Row of the list; the header is row 1.
+        row: u64,
         /// Where the file was looked for.
         file: PathBuf,
     },
@@ -183,6 +186,9 @@ impl Dataset {
     ) -> Result<Self, DatasetError> {
         let metadata = std::fs::metadata(path).map_err(|_| DatasetError::NotFound(path.to_owned()))?;
         let (found, skipped) = if metadata.is_dir() {
+            if image_root.is_some() {
+                return Err(DatasetError::ImageRootOfFolder(path.to_owned()));
+            }
             folder::read(path)?
         } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
             (list::read(path, image_root)?, Skipped::default())
@@ -251,7 +257,7 @@ struct FoundPhoto {
     path: PathBuf,
     label: String,
     name: String,
-    /// For an error message: the folder, or the list and its line.
+    /// For an error message: the folder, or the list and its row.
     place: String,
 }
 
