@@ -1,3 +1,11 @@
-//! Featherlight.
+//! Featherlight fine-tunes vision transformers with LoRA on a folder of photos, merges the result and serves it over HTTP.
+//!
+//! The map, in the order a photo travels: [`image`] turns bytes into pixels, [`ops`] holds the kernels, [`nn`] the layers
+//! built on them, [`model`] the architectures and the files they are read from. [`randomness`] is where every random number
+//! comes from. Dependency runs one way: image, ops ← nn ← model.
+
 pub mod image;
+pub mod model;
+pub mod nn;
+pub mod ops;
 pub mod randomness;

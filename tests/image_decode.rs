@@ -1,6 +1,11 @@
 //! What `image::decode` promises: whole photos become upright RGB, everything else a clear error, and nothing a panic.
 //!
 //! With `FEATHERLIGHT_HOSTILE` set, every file of that folder is decoded as well.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of a test may fail loudly, as the test itself"
+)]
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};

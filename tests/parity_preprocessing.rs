@@ -2,6 +2,11 @@
 //!
 //! A set is `NAME.safetensors`; its name says the processor in words, its tensors are named after the source photos
 //! beside it and hold what Pillow makes of them (u8, height × width × 3). `FEATHERLIGHT_GOLDENS` names another root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of a test may fail loudly, as the test itself"
+)]
 
 use std::path::{Path, PathBuf};
 

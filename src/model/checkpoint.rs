@@ -1,0 +1,183 @@
+//! Weights files: safetensors, safetensors in shards, `pytorch_model.bin`. Tensors are read one at a time, as f32.
+
+use super::ModelError;
+use crate::nn::{Initialization, ParameterError, Source};
+use candle_core::pickle::PthTensors;
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// The weights of a model folder.
+pub struct Checkpoint {
+    /// The file a message names.
+    file: PathBuf,
+    storage: Storage,
+}
+
+enum Storage {
+    Safetensors(BTreeMap<String, (PathBuf, u64, safetensors::tensor::TensorInfo)>),
+    Pickle(PthTensors),
+}
+
+/// A header longer than this is no header: safetensors' own limit.
+const MAX_HEADER: u64 = 100_000_000;
+
+impl Checkpoint {
+    /// Opens the weights of `folder`: `model.safetensors`, else its index and shards, else `pytorch_model.bin`.
+    ///
+    /// # Errors
+    /// If there are none, or a file is damaged.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+        let bin = folder.join("pytorch_model.bin");
+        if single.is_file() {
+            Self::open_safetensors(&single)
+        } else if index.is_file() {
+            Self::open_shards(index, folder)
+        } else if bin.is_file() {
+            let tensors = PthTensors::new(&bin, None)
+                .map_err(|error| ModelError::Damaged { file: bin.clone(), problem: error.to_string() })?;
+            Ok(Self { file: bin, storage: Storage::Pickle(tensors) })
+        } else {
+            Err(ModelError::NoWeights { folder: folder.into() })
+        }
+    }
+
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn open_safetensors(file: &Path) -> Result<Self, ModelError> {
+        let mut tensors = BTreeMap::new();
+        read_header(file, &mut tensors)?;
+        Ok(Self { file: file.into(), storage: Storage::Safetensors(tensors) })
+    }
+
+    fn open_shards(index: PathBuf, folder: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(&index)
+            .map_err(|source| ModelError::Io { file: index.clone(), source })?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|source| ModelError::Json { file: index.clone(), source })?;
+        let map =
+            json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| ModelError::Damaged {
+                file: index.clone(),
+                problem: "no `weight_map` from tensor names to files".to_owned(),
+            })?;
+        // Only plain names: an index must not reach outside its folder.
+        let shards: BTreeSet<&str> = map.values().filter_map(|name| name.as_str()).collect();
+        let mut tensors = BTreeMap::new();
+        for shard in shards {
+            if Path::new(shard).file_name().is_none_or(|name| name != shard) {
+                let problem = format!("`weight_map` names `{shard}`, a plain file name wanted");
+                return Err(ModelError::Damaged { file: index, problem });
+            }
+            read_header(&folder.join(shard), &mut tensors)?;
+        }
+        Ok(Self { file: index, storage: Storage::Safetensors(tensors) })
+    }
+
+    /// The file a message about this checkpoint names.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        match &self.storage {
+            Storage::Safetensors(tensors) => tensors.keys().cloned().collect(),
+            Storage::Pickle(tensors) => {
+                tensors.tensor_infos().keys().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match &self.storage {
+            Storage::Safetensors(tensors) => tensors.get(name).map(|(_, _, info)| info.shape.clone()),
+            Storage::Pickle(tensors) => {
+                tensors.tensor_infos().get(name).map(|info| info.layout.shape().dims().to_vec())
+            }
+        }
+    }
+
+    /// The tensor `name` in its own type, or `None` if it is not there.
+    ///
+    /// # Errors
+    /// If the file cannot be read or the type is none that candle has.
+    pub fn read(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
+        match &self.storage {
+            Storage::Safetensors(tensors) => {
+                let Some((file, start, info)) = tensors.get(name) else { return Ok(None) };
+                let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
+                let mut file = File::open(file)?;
+                file.seek(SeekFrom::Start(start + info.data_offsets.0 as u64))?;
+                file.read_exact(&mut bytes)?;
+                let dtype = match info.dtype {
+                    Dtype::F32 => DType::F32,
+                    Dtype::F16 => DType::F16,
+                    Dtype::BF16 => DType::BF16,
+                    Dtype::F64 => DType::F64,
+                    Dtype::I64 => DType::I64,
+                    Dtype::U8 => DType::U8,
+                    other => candle_core::bail!("tensor type {other:?} is not supported"),
+                };
+                Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu).map(Some)
+            }
+            Storage::Pickle(tensors) => tensors.get(name),
+        }
+    }
+}
+
+/// Adds the tensors of a safetensors file: where its data starts, and what each is.
+fn read_header(
+    path: &Path,
+    tensors: &mut BTreeMap<String, (PathBuf, u64, safetensors::tensor::TensorInfo)>,
+) -> Result<(), ModelError> {
+    let io = |source| ModelError::Io { file: path.into(), source };
+    let damaged = |problem: String| ModelError::Damaged { file: path.into(), problem };
+    let mut file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    let mut size = [0u8; 8];
+    file.read_exact(&mut size)
+        .map_err(|_| damaged("not a safetensors file: shorter than its header".to_owned()))?;
+    let header = u64::from_le_bytes(size);
+    if header > MAX_HEADER || header + 8 > length {
+        return Err(damaged("not a safetensors file, or cut short inside its header".to_owned()));
+    }
+    let mut buffer = size.to_vec();
+    file.take(header).read_to_end(&mut buffer).map_err(io)?;
+    let (_, metadata): (usize, Metadata) = SafeTensors::read_metadata(&buffer)
+        .map_err(|error| damaged(format!("not a valid safetensors header: {error}")))?;
+    let start = header + 8;
+    for (name, info) in metadata.tensors() {
+        if start + info.data_offsets.1 as u64 > length {
+            return Err(damaged(format!("cut short: tensor `{name}` ends beyond the file ({length} bytes)")));
+        }
+        tensors.insert(name, (path.into(), start, info.clone()));
+    }
+    Ok(())
+}
+
+impl Source for Checkpoint {
+    fn tensor(&self, name: &str, shape: &[usize], _: Initialization) -> Result<Tensor, ParameterError> {
+        let unreadable = |source| ParameterError::Unreadable { name: name.to_owned(), source };
+        let found = self
+            .shape(name)
+            .ok_or_else(|| ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() })?;
+        if found != shape {
+            return Err(ParameterError::Shape { name: name.to_owned(), found, want: shape.to_vec() });
+        }
+        let tensor = self.read(name).map_err(unreadable)?;
+        let tensor =
+            tensor.ok_or_else(|| ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() })?;
+        tensor.to_dtype(DType::F32).and_then(|tensor| tensor.contiguous()).map_err(unreadable)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+}

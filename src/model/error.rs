@@ -1,0 +1,72 @@
+//! What can be wrong with a model folder.
+
+use crate::image::ProcessorError;
+use crate::nn::ParameterError;
+use std::path::PathBuf;
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file could not be read.
+    #[error("{file}: {source}", file = file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is no valid JSON.
+    #[error("{file}: not valid JSON: {source}", file = file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A field of `config.json` is missing or has a value that makes no model.
+    #[error("{file}: `{field}` {problem}", file = file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The architecture is none that is known here.
+    #[error("{file}: model_type `{found}` is not supported; supported: beit", file = file.display())]
+    Architecture {
+        /// The file.
+        file: PathBuf,
+        /// The type in the file.
+        found: String,
+    },
+    /// There are no weights in the folder.
+    #[error(
+        "{folder}: no weights (model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin)",
+        folder = folder.display()
+    )]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A weights file is damaged.
+    #[error("{file}: {problem}", file = file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor is missing, misshapen or unreadable.
+    #[error("{file}: {source}", file = file.display())]
+    Parameter {
+        /// The weights file.
+        file: PathBuf,
+        /// Which tensor and why.
+        source: ParameterError,
+    },
+    /// The processor's settings cannot be used.
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+}

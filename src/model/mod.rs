@@ -1,0 +1,74 @@
+//! Architectures, and the files they are read from.
+//!
+//! One file an architecture, each behind [`Classifier`]; `config` reads `config.json`, `checkpoint` the weights, `timm` the
+//! other naming, `folder` puts them together. Called by the engine, the predictor and the trainer; never sees HTTP.
+
+mod beit;
+mod checkpoint;
+mod config;
+mod error;
+mod folder;
+mod timm;
+
+pub use beit::{Beit, BeitConfig};
+pub use checkpoint::Checkpoint;
+pub use config::{Architecture, Config};
+pub use error::ModelError;
+pub use folder::{ModelFolder, build};
+
+use crate::nn::{Linear, Parameter, Pass};
+use candle_core::{Result, Tensor};
+
+/// What travels from block to block.
+#[derive(Clone, Debug)]
+pub struct Hidden {
+    /// `[batch, tokens, hidden]`.
+    pub states: Tensor,
+    /// Rows and columns of patches behind the tokens.
+    pub grid: (usize, usize),
+}
+
+/// An image classifier, cut so that a trainer can run and differentiate it block by block.
+pub trait Classifier: Send {
+    /// `pixel_values` `[batch, 3, height, width]`, normalised → the first block's input.
+    ///
+    /// # Errors
+    /// If the photo's shape does not fit the model.
+    fn embed(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Hidden>;
+
+    /// Number of blocks.
+    fn blocks(&self) -> usize;
+
+    /// Block `index`, from 0.
+    ///
+    /// # Errors
+    /// If there is no such block, or the states do not fit.
+    fn block(&self, index: usize, hidden: &Hidden, pass: &Pass) -> Result<Hidden>;
+
+    /// The last block's output → logits `[batch, labels]`.
+    ///
+    /// # Errors
+    /// If the states do not fit.
+    fn head(&self, hidden: &Hidden, pass: &Pass) -> Result<Tensor>;
+
+    /// Every parameter, adapters left out, in a fixed order under v4 names.
+    fn parameters(&self) -> Vec<&Parameter>;
+
+    /// Every linear map that an adapter can be attached to, in a fixed order.
+    fn linears_mut(&mut self) -> Vec<&mut Linear>;
+
+    /// Every linear map, in the order of [`Classifier::linears_mut`].
+    fn linears(&self) -> Vec<&Linear>;
+
+    /// The whole forward pass: logits `[batch, labels]`.
+    ///
+    /// # Errors
+    /// Those of the parts.
+    fn forward(&self, pixel_values: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let mut hidden = self.embed(pixel_values, pass)?;
+        for index in 0..self.blocks() {
+            hidden = self.block(index, &hidden, pass)?;
+        }
+        self.head(&hidden, pass)
+    }
+}

@@ -1,0 +1,210 @@
+//! Parameters with names, and where their first values come from.
+//!
+//! A [`Builder`] walks the architecture's names and asks a [`Source`] for each tensor: a checkpoint, fresh random values, or
+//! shapes alone (to count). Which parameters are trained is decided by name, here, once.
+
+use crate::randomness::{Purpose, Randomness};
+use candle_core::{DType, Device, Tensor, Var};
+
+/// A named tensor of a model.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    name: String,
+    tensor: Tensor,
+}
+
+impl Parameter {
+    /// A parameter with these values; a trained one becomes a candle variable, whose value the optimiser replaces.
+    ///
+    /// # Errors
+    /// If the variable cannot be allocated.
+    pub fn new(name: String, tensor: Tensor, trainable: bool) -> candle_core::Result<Self> {
+        let tensor = if trainable { Var::from_tensor(&tensor)?.into_inner() } else { tensor };
+        Ok(Self { name, tensor })
+    }
+
+    /// The name in a checkpoint, as transformers v4 writes it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The values.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// Whether gradients are computed for it.
+    pub fn is_trainable(&self) -> bool {
+        self.tensor.is_variable()
+    }
+}
+
+/// Why a parameter could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ParameterError {
+    /// The source has no tensor of that name.
+    #[error("no tensor `{name}` (shape {want:?} is needed)")]
+    Missing {
+        /// The name asked for.
+        name: String,
+        /// The shape asked for.
+        want: Vec<usize>,
+    },
+    /// The source's tensor has another shape.
+    #[error("tensor `{name}` has shape {found:?}, the config asks for {want:?}")]
+    Shape {
+        /// The name asked for.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape asked for.
+        want: Vec<usize>,
+    },
+    /// The tensor is there and could not be read.
+    #[error("tensor `{name}` cannot be read: {source}")]
+    Unreadable {
+        /// The name asked for.
+        name: String,
+        /// What candle says.
+        source: candle_core::Error,
+    },
+}
+
+/// The first value of a parameter that no file provides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initialization {
+    /// All the same.
+    Constant(f32),
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f32),
+    /// Uniform between −bound and bound.
+    Uniform(f32),
+}
+
+impl Initialization {
+    /// Values for the parameter `name`: a pure function of the seed and the name.
+    ///
+    /// # Errors
+    /// If the tensor cannot be allocated.
+    pub fn tensor(
+        self,
+        randomness: Randomness,
+        name: &str,
+        shape: &[usize],
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        // FNV-1a of the name: adding a layer changes no other layer's numbers.
+        let key = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let mut stream = randomness.stream(Purpose::Initialize, 0, key, 0);
+        let count = shape.iter().product();
+        let values: Vec<f32> = match self {
+            Self::Constant(value) => vec![value; count],
+            Self::Normal(deviation) => (0..count).map(|_| deviation * stream.normal()).collect(),
+            Self::Uniform(bound) => (0..count).map(|_| bound * (2.0 * stream.uniform() - 1.0)).collect(),
+        };
+        Tensor::from_vec(values, shape, device)
+    }
+}
+
+/// Where tensors come from.
+pub trait Source {
+    /// The tensor `name` of this shape, f32.
+    ///
+    /// # Errors
+    /// If it is missing, has another shape, or cannot be read.
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        initialization: Initialization,
+    ) -> Result<Tensor, ParameterError>;
+
+    /// Whether `name` is there at all; a source that makes values has everything.
+    fn has(&self, _name: &str) -> bool {
+        true
+    }
+}
+
+/// Fresh values, as for training from nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct RandomSource(pub Randomness);
+
+impl Source for RandomSource {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        initialization: Initialization,
+    ) -> Result<Tensor, ParameterError> {
+        initialization
+            .tensor(self.0, name, shape, &Device::Cpu)
+            .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
+    }
+}
+
+/// Shapes without memory behind them: enough to list and count parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct ShapeSource;
+
+impl Source for ShapeSource {
+    fn tensor(&self, name: &str, shape: &[usize], _: Initialization) -> Result<Tensor, ParameterError> {
+        Tensor::zeros((), DType::F32, &Device::Cpu)
+            .and_then(|zero| zero.broadcast_as(shape))
+            .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
+    }
+}
+
+/// Which parameters are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trainable {
+    /// None: inference.
+    None,
+    /// The classification head alone.
+    Head,
+    /// Every one.
+    All,
+}
+
+/// Builds a model's parameters under a path of names.
+#[derive(Clone)]
+pub struct Builder<'a> {
+    source: &'a dyn Source,
+    trainable: Trainable,
+    path: String,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder at the root of the names.
+    pub fn new(source: &'a dyn Source, trainable: Trainable) -> Self {
+        Self { source, trainable, path: String::new() }
+    }
+
+    /// The builder one name further down.
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
+        Self { path, ..self.clone() }
+    }
+
+    /// The parameter `name` under this path.
+    ///
+    /// # Errors
+    /// Those of [`Source::tensor`].
+    pub fn parameter(
+        &self,
+        name: &str,
+        shape: &[usize],
+        initialization: Initialization,
+    ) -> Result<Parameter, ParameterError> {
+        let name = self.at(name).path;
+        let tensor = self.source.tensor(&name, shape, initialization)?;
+        let trainable = match self.trainable {
+            Trainable::None => false,
+            Trainable::Head => name.starts_with("classifier."),
+            Trainable::All => true,
+        };
+        Parameter::new(name.clone(), tensor, trainable)
+            .map_err(|source| ParameterError::Unreadable { name, source })
+    }
+}

@@ -1,0 +1,386 @@
+//! Multi-head attention in one op: `softmax(q · kᵀ · scale + bias) · v`, the bias read straight from BEiT's table of relative
+//! positions (Bao et al. 2021, §2.1) rather than from a matrix of tokens × tokens kept for every layer.
+//!
+//! Probabilities are recomputed in the backward pass, so a step keeps none of them. Work is split by (sample, head) forward
+//! and by head backward, where a head's samples follow each other: the bias gradient is summed in a fixed order.
+
+use super::math::{exp, max, sum, sum_pairs};
+use super::matmul::{Into, Threads, View, ViewMut, matmul};
+use super::tensor_slice::{argument, require_f32, storage, with_values};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// The patch grid behind the tokens: token 0 is the class token, token `1 + y · width + x` the patch (y, x).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelativePositions {
+    /// Rows of patches.
+    pub height: usize,
+    /// Columns of patches.
+    pub width: usize,
+}
+
+impl RelativePositions {
+    /// Entries of the table: every offset between two patches, then class→patch, patch→class and class→class.
+    pub fn entries(self) -> usize {
+        self.offsets() + 3
+    }
+
+    /// Entries for offsets between two patches.
+    pub fn offsets(self) -> usize {
+        (2 * self.height - 1) * (2 * self.width - 1)
+    }
+
+    fn tokens(self) -> usize {
+        self.height * self.width + 1
+    }
+}
+
+/// How attention is computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Number of heads.
+    pub heads: usize,
+    /// Factor of the scores, 1/√(head size).
+    pub scale: f32,
+}
+
+/// `qkv` `[batch, tokens, 3 · hidden]` (query, key, value side by side, heads side by side in each) → `[batch, tokens,
+/// hidden]`. `bias`: the table `[entries, heads]` and its grid.
+///
+/// # Errors
+/// If the shapes do not fit, or anything is not f32 on the CPU.
+pub fn attention(
+    qkv: &Tensor,
+    bias: Option<(&Tensor, RelativePositions)>,
+    settings: Attention,
+) -> Result<Tensor> {
+    require_f32("attention", qkv)?;
+    let (_, tokens, packed) = qkv.dims3()?;
+    if settings.heads == 0 || packed % (3 * settings.heads) != 0 {
+        bail!("attention: {packed} values a token are not query, key and value of {} heads", settings.heads)
+    }
+    let qkv = qkv.contiguous()?;
+    match bias {
+        Some((table, grid)) => {
+            if grid.tokens() != tokens || table.dims() != [grid.entries(), settings.heads] {
+                bail!("attention: table {:?} for {tokens} tokens in a grid {grid:?}", table.shape())
+            }
+            qkv.apply_op2(&table.contiguous()?, Fused { settings, grid: Some(grid) })
+        }
+        None => qkv.apply_op1(Fused { settings, grid: None }),
+    }
+}
+
+struct Fused {
+    settings: Attention,
+    grid: Option<RelativePositions>,
+}
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    tokens: usize,
+    heads: usize,
+    head_size: usize,
+}
+
+impl Sizes {
+    fn of(dims: &[usize], heads: usize) -> Self {
+        Self { batch: dims[0], tokens: dims[1], heads, head_size: dims[2] / (3 * heads) }
+    }
+
+    fn hidden(self) -> usize {
+        self.heads * self.head_size
+    }
+
+    /// Query (0), key (1) or value (2) of one head of one sample, `tokens × head_size`.
+    fn part(self, qkv: &[f32], sample: usize, head: usize, part: usize) -> View<'_> {
+        let start = sample * self.tokens * 3 * self.hidden() + part * self.hidden() + head * self.head_size;
+        View::strided(&qkv[start..], self.tokens, self.head_size, 3 * self.hidden())
+    }
+}
+
+/// A head's column of the table with the patch offsets reversed: then the biases of one query against a row of keys are
+/// neighbours in memory.
+fn reversed_column(table: &[f32], heads: usize, head: usize, grid: RelativePositions) -> Vec<f32> {
+    let offsets = grid.offsets();
+    let at = |entry: usize| table[entry * heads + head];
+    (0..offsets).rev().map(at).chain((offsets..offsets + 3).map(at)).collect()
+}
+
+/// Where, in a reversed column, the biases of query patch (y, x) against the keys of patch row `key_row` start.
+#[inline(always)]
+fn segment(grid: RelativePositions, y: usize, x: usize, key_row: usize) -> usize {
+    let offset = (y + grid.height - 1 - key_row) * (2 * grid.width - 1) + x + grid.width - 1;
+    grid.offsets() - 1 - offset
+}
+
+/// Calls `pair(scores, column)` for every stretch of one query's scores and the table entries that belong to it.
+#[inline(always)]
+fn for_segments(grid: RelativePositions, query: usize, mut pair: impl FnMut(std::ops::Range<usize>, usize)) {
+    let offsets = grid.offsets();
+    let Some(patch) = query.checked_sub(1) else {
+        pair(0..1, offsets + 2);
+        return;
+    };
+    pair(0..1, offsets + 1);
+    for key_row in 0..grid.height {
+        let start = 1 + key_row * grid.width;
+        pair(start..start + grid.width, segment(grid, patch / grid.width, patch % grid.width, key_row));
+    }
+}
+
+/// Scores to exponentials, row by row; returns each row's sum. The bias is added first.
+#[multiversion(targets = "simd")]
+fn exponentials(scores: &mut [f32], sums: &mut [f32], bias: Option<(&[f32], RelativePositions)>) {
+    let tokens = sums.len();
+    for (query, (row, total)) in scores.chunks_exact_mut(tokens).zip(sums.iter_mut()).enumerate() {
+        if let Some((column, grid)) = bias {
+            for_segments(grid, query, |range, start| {
+                let size = range.len();
+                for (score, bias) in row[range].iter_mut().zip(&column[start..start + size]) {
+                    *score += bias;
+                }
+            });
+            if query == 0 {
+                let class_to_patch = column[grid.offsets()];
+                row[1..].iter_mut().for_each(|score| *score += class_to_patch);
+            }
+        }
+        let largest = max(row);
+        for score in row.iter_mut() {
+            *score = exp(*score - largest);
+        }
+        *total = sum(row, |value| value);
+    }
+}
+
+/// Probabilities and their gradients to the gradients of the scores, in place: `p ∘ (dp − Σ dp ∘ p)`.
+#[multiversion(targets = "simd")]
+fn softmax_backward(grad: &mut [f32], probabilities: &[f32], tokens: usize) {
+    for (grad, p) in grad.chunks_exact_mut(tokens).zip(probabilities.chunks_exact(tokens)) {
+        let dot = sum_pairs(grad, p, |a, b| a * b);
+        for (grad, p) in grad.iter_mut().zip(p) {
+            *grad = p * (*grad - dot);
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn add_bias_gradient(column: &mut [f32], grad: &[f32], grid: RelativePositions) {
+    for (query, row) in grad.chunks_exact(grid.tokens()).enumerate() {
+        for_segments(grid, query, |range, start| {
+            let size = range.len();
+            for (sum, grad) in column[start..start + size].iter_mut().zip(&row[range]) {
+                *sum += grad;
+            }
+        });
+        if query == 0 {
+            column[grid.offsets()] += sum(&row[1..], |value| value);
+        }
+    }
+}
+
+impl Fused {
+    /// The context `[batch, heads, tokens, head_size]`, a (sample, head) a task.
+    fn forward(&self, qkv: &[f32], table: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
+        let Sizes { batch, tokens, heads, head_size } = sizes;
+        let columns = self.columns(table);
+        let mut by_head = vec![0f32; batch * tokens * sizes.hidden()];
+        by_head.par_chunks_mut(tokens * head_size).enumerate().for_each_init(
+            || (vec![0f32; tokens * tokens], vec![0f32; tokens]),
+            |(scores, sums), (task, out)| {
+                let (sample, head) = (task / heads, task % heads);
+                self.scores(scores, sums, qkv, &columns, sizes, (sample, head));
+                let (p, v) = (View::new(scores, tokens, tokens), sizes.part(qkv, sample, head, 2));
+                matmul(ViewMut::new(out, tokens, head_size), p, v, 1.0, Into::Replace, Threads::One);
+                for (row, sum) in out.chunks_exact_mut(head_size).zip(sums.iter()) {
+                    row.iter_mut().for_each(|value| *value /= sum);
+                }
+            },
+        );
+        // heads side by side again: [batch, tokens, heads · head_size]
+        let mut out = vec![0f32; by_head.len()];
+        out.par_chunks_mut(sizes.hidden()).enumerate().for_each(|(row, out)| {
+            let (sample, token) = (row / tokens, row % tokens);
+            for (head, out) in out.chunks_exact_mut(head_size).enumerate() {
+                let start = ((sample * heads + head) * tokens + token) * head_size;
+                out.copy_from_slice(&by_head[start..start + head_size]);
+            }
+        });
+        out
+    }
+
+    fn columns(&self, table: Option<&[f32]>) -> Vec<Vec<f32>> {
+        match (table, self.grid) {
+            (Some(table), Some(grid)) => (0..self.settings.heads)
+                .map(|head| reversed_column(table, self.settings.heads, head, grid))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Unnormalised probabilities of one head of one sample, and their row sums.
+    fn scores(
+        &self,
+        scores: &mut [f32],
+        sums: &mut [f32],
+        qkv: &[f32],
+        columns: &[Vec<f32>],
+        sizes: Sizes,
+        (sample, head): (usize, usize),
+    ) {
+        let (q, k) = (sizes.part(qkv, sample, head, 0), sizes.part(qkv, sample, head, 1).transposed());
+        let out = ViewMut::new(scores, sizes.tokens, sizes.tokens);
+        matmul(out, q, k, self.settings.scale, Into::Replace, Threads::One);
+        let bias = columns.get(head).map(Vec::as_slice).zip(self.grid);
+        exponentials(scores, sums, bias);
+    }
+
+    /// Gradients of `qkv` and of the table.
+    fn backward(
+        &self,
+        qkv: &Tensor,
+        table: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let sizes = Sizes::of(qkv.dims(), self.settings.heads);
+        let want_table = table.is_some_and(Tensor::track_op);
+        let run = |qkv: &[f32], table: Option<&[f32]>, grad: &[f32]| {
+            let columns = self.columns(table);
+            let heads: Vec<(Vec<f32>, Vec<f32>)> = (0..sizes.heads)
+                .into_par_iter()
+                .map(|head| self.head_backward(qkv, &columns, grad, sizes, head, want_table))
+                .collect();
+            (self.gather(&heads, sizes), self.table_gradient(&heads, want_table))
+        };
+        let (grad_qkv, grad_table) = match table {
+            Some(t) => with_values("attention", [qkv, t, grad], |[q, t, g]| Ok(run(q, Some(t), g)))?,
+            None => with_values("attention", [qkv, grad], |[q, g]| Ok(run(q, None, g)))?,
+        };
+        let grad_table = match (table, grad_table) {
+            (Some(table), Some(values)) => Some(Tensor::from_vec(values, table.shape(), table.device())?),
+            _ => None,
+        };
+        Ok((Tensor::from_vec(grad_qkv, qkv.shape(), qkv.device())?, grad_table))
+    }
+
+    /// Gradients of one head: of q, k and v as `[batch, 3, tokens, head_size]`, and of its reversed table column.
+    fn head_backward(
+        &self,
+        qkv: &[f32],
+        columns: &[Vec<f32>],
+        grad: &[f32],
+        sizes: Sizes,
+        head: usize,
+        want_table: bool,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let Sizes { batch, tokens, head_size, .. } = sizes;
+        let (mut p, mut dp) = (vec![0f32; tokens * tokens], vec![0f32; tokens * tokens]);
+        let mut sums = vec![0f32; tokens];
+        let mut parts = vec![0f32; batch * 3 * tokens * head_size];
+        let mut column = vec![0f32; if want_table { columns[head].len() } else { 0 }];
+        for (sample, parts) in parts.chunks_exact_mut(3 * tokens * head_size).enumerate() {
+            self.scores(&mut p, &mut sums, qkv, columns, sizes, (sample, head));
+            for (row, sum) in p.chunks_exact_mut(tokens).zip(&sums) {
+                row.iter_mut().for_each(|value| *value /= sum);
+            }
+            let start = sample * tokens * sizes.hidden() + head * head_size;
+            let g = View::strided(&grad[start..], tokens, head_size, sizes.hidden());
+            let (q, k, v) = (
+                sizes.part(qkv, sample, head, 0),
+                sizes.part(qkv, sample, head, 1),
+                sizes.part(qkv, sample, head, 2),
+            );
+            let (dq, rest) = parts.split_at_mut(tokens * head_size);
+            let (dk, dv) = rest.split_at_mut(tokens * head_size);
+            let square = |values| View::new(values, tokens, tokens);
+            let part = |values| ViewMut::new(values, tokens, head_size);
+            matmul(part(dv), square(&p).transposed(), g, 1.0, Into::Replace, Threads::One);
+            let out = ViewMut::new(&mut dp, tokens, tokens);
+            matmul(out, g, v.transposed(), 1.0, Into::Replace, Threads::One);
+            softmax_backward(&mut dp, &p, tokens);
+            matmul(part(dq), square(&dp), k, self.settings.scale, Into::Replace, Threads::One);
+            matmul(part(dk), square(&dp).transposed(), q, self.settings.scale, Into::Replace, Threads::One);
+            if let (true, Some(grid)) = (want_table, self.grid) {
+                add_bias_gradient(&mut column, &dp, grid);
+            }
+        }
+        (parts, column)
+    }
+
+    /// The heads' gradients, packed as `qkv` is.
+    fn gather(&self, heads: &[(Vec<f32>, Vec<f32>)], sizes: Sizes) -> Vec<f32> {
+        let Sizes { batch, tokens, head_size, .. } = sizes;
+        let mut out = vec![0f32; batch * tokens * 3 * sizes.hidden()];
+        out.par_chunks_mut(3 * sizes.hidden()).enumerate().for_each(|(row, out)| {
+            let (sample, token) = (row / tokens, row % tokens);
+            for (index, out) in out.chunks_exact_mut(head_size).enumerate() {
+                let (part, head) = (index / sizes.heads, index % sizes.heads);
+                let start = ((sample * 3 + part) * tokens + token) * head_size;
+                out.copy_from_slice(&heads[head].0[start..start + head_size]);
+            }
+        });
+        out
+    }
+
+    fn table_gradient(&self, heads: &[(Vec<f32>, Vec<f32>)], wanted: bool) -> Option<Vec<f32>> {
+        let grid = self.grid.filter(|_| wanted)?;
+        let offsets = grid.offsets();
+        let mut out = vec![0f32; grid.entries() * heads.len()];
+        for (entry, row) in out.chunks_exact_mut(heads.len()).enumerate() {
+            let place = if entry < offsets { offsets - 1 - entry } else { entry };
+            row.iter_mut().zip(heads).for_each(|(out, head)| *out = head.1[place]);
+        }
+        Some(out)
+    }
+
+    fn run(&self, qkv: &CpuStorage, layout: &Layout, table: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
+        let sizes = Sizes::of(layout.dims(), self.settings.heads);
+        let out = self.forward(argument("attention", qkv, layout)?, table, sizes);
+        Ok((storage(out), Shape::from_dims(&[sizes.batch, sizes.tokens, sizes.hidden()])))
+    }
+}
+
+impl CustomOp1 for Fused {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run(qkv, layout, None)
+    }
+
+    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.backward(qkv, None, grad)?.0))
+    }
+}
+
+impl CustomOp2 for Fused {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        qkv: &CpuStorage,
+        ql: &Layout,
+        table: &CpuStorage,
+        tl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.run(qkv, ql, Some(argument("attention", table, tl)?))
+    }
+
+    fn bwd(
+        &self,
+        qkv: &Tensor,
+        table: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (grad_qkv, grad_table) = self.backward(qkv, Some(table), grad)?;
+        Ok((qkv.track_op().then_some(grad_qkv), grad_table))
+    }
+}

@@ -1,0 +1,66 @@
+//! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
+
+use super::math::{erf, exp};
+use super::tensor_slice::{argument, require_f32, storage, with_values};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Values one task works on: small enough to stay in the first-level cache.
+const PIECE: usize = 8192;
+
+/// GELU of every value of `x`, any shape.
+///
+/// # Errors
+/// If `x` is not f32 on the CPU.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    require_f32("gelu", x)?;
+    x.contiguous()?.apply_op1(Gelu)
+}
+
+struct Gelu;
+
+/// Φ(x), the distribution function of the standard normal distribution.
+#[inline(always)]
+fn normal_distribution(x: f32) -> f32 {
+    0.5 + 0.5 * erf(x * std::f32::consts::FRAC_1_SQRT_2)
+}
+
+#[multiversion(targets = "simd")]
+fn forward(y: &mut [f32], x: &[f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * normal_distribution(x);
+    }
+}
+
+/// d/dx x·Φ(x) = Φ(x) + x·φ(x).
+#[multiversion(targets = "simd")]
+fn backward(grad_x: &mut [f32], x: &[f32], grad: &[f32]) {
+    const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
+    for ((out, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
+        *out = grad * (normal_distribution(x) + x * INVERSE_SQRT_TAU * exp(-0.5 * x * x));
+    }
+}
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = argument("gelu", x, layout)?;
+        let mut y = vec![0f32; x.len()];
+        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| forward(y, x));
+        Ok((storage(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        with_values("gelu", [x, grad], |[xs, gs]| {
+            let mut out = vec![0f32; xs.len()];
+            out.par_chunks_mut(PIECE)
+                .zip(xs.par_chunks(PIECE).zip(gs.par_chunks(PIECE)))
+                .for_each(|(out, (x, grad))| backward(out, x, grad));
+            Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! Layer normalisation over the last dimension (Ba et al. 2016), mean and variance in f32.
+//!
+//! candle's fused norm loses the gradient silently; this one has a backward pass, which recomputes mean and deviation rather
+//! than keeping them.
+
+use super::linear::column_sums;
+use super::math::{sum, sum_pairs};
+use super::tensor_slice::{argument, require_f32, storage, with_values};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Rows one task works on.
+const ROWS: usize = 16;
+
+/// `x` `[…, hidden]`, `weight` and `bias` `[hidden]` → the shape of `x`: `(x − mean) / √(variance + eps) · weight + bias`.
+///
+/// # Errors
+/// If the shapes do not fit, or anything is not f32 on the CPU.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+    require_f32("layer_norm", x)?;
+    let hidden = weight.dims1()?;
+    if x.dims().last() != Some(&hidden) || bias.dims() != [hidden] {
+        bail!("layer_norm: weight {hidden}, bias {:?}, argument {:?}", bias.shape(), x.shape())
+    }
+    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps })
+}
+
+struct LayerNorm {
+    eps: f32,
+}
+
+/// Mean and inverse deviation of a row.
+#[inline(always)]
+fn moments(row: &[f32], eps: f32) -> (f32, f32) {
+    let size = row.len() as f32;
+    let mean = sum(row, |v| v) / size;
+    let variance = sum(row, |v| (v - mean) * (v - mean)) / size;
+    (mean, 1.0 / (variance + eps).sqrt())
+}
+
+#[multiversion(targets = "simd")]
+fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
+    let hidden = weight.len();
+    for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(hidden)) {
+        let (mean, inverse) = moments(x, eps);
+        for (((y, &x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * inverse * weight + bias;
+        }
+    }
+}
+
+/// Gradient of x, and (into `scaled`) each row's `grad · x̂`, whose column sums are the gradient of the weight.
+#[multiversion(targets = "simd")]
+fn backward(grad_x: &mut [f32], scaled: &mut [f32], x: &[f32], weight: &[f32], grad: &[f32], eps: f32) {
+    let hidden = weight.len();
+    let rows = grad_x.chunks_exact_mut(hidden).zip(scaled.chunks_exact_mut(hidden));
+    for ((out, scaled), (x, grad)) in rows.zip(x.chunks_exact(hidden).zip(grad.chunks_exact(hidden))) {
+        let (mean, inverse) = moments(x, eps);
+        for (((out, scaled), (&x, &weight)), &grad) in
+            out.iter_mut().zip(scaled.iter_mut()).zip(x.iter().zip(weight)).zip(grad)
+        {
+            let normalized = (x - mean) * inverse;
+            *out = grad * weight;
+            *scaled = normalized;
+        }
+        let mean_grad = sum(out, |v| v) / hidden as f32;
+        let mean_product = sum_pairs(out, scaled, |a, b| a * b) / hidden as f32;
+        for ((out, scaled), &grad) in out.iter_mut().zip(scaled.iter_mut()).zip(grad) {
+            *out = inverse * (*out - mean_grad - *scaled * mean_product);
+            *scaled *= grad;
+        }
+    }
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = argument("layer_norm", x, xl)?;
+        let (weight, bias) = (argument("layer_norm", w, wl)?, argument("layer_norm", b, bl)?);
+        let mut y = vec![0f32; x.len()];
+        let piece = ROWS * weight.len();
+        y.par_chunks_mut(piece)
+            .zip(x.par_chunks(piece))
+            .for_each(|(y, x)| forward(y, x, weight, bias, self.eps));
+        Ok((storage(y), xl.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let hidden = weight.elem_count();
+        with_values("layer_norm", [x, weight, grad], |[xs, ws, gs]| {
+            let (mut grad_x, mut scaled) = (vec![0f32; xs.len()], vec![0f32; xs.len()]);
+            let piece = ROWS * hidden;
+            grad_x
+                .par_chunks_mut(piece)
+                .zip(scaled.par_chunks_mut(piece))
+                .zip(xs.par_chunks(piece).zip(gs.par_chunks(piece)))
+                .for_each(|((out, scaled), (x, grad))| backward(out, scaled, x, ws, grad, self.eps));
+            let sums = |wanted: &Tensor, values: &[f32]| match wanted.track_op() {
+                true => {
+                    Tensor::from_vec(column_sums(values, hidden), wanted.shape(), wanted.device()).map(Some)
+                }
+                false => Ok(None),
+            };
+            let (grad_weight, grad_bias) = (sums(weight, &scaled)?, sums(bias, gs)?);
+            let grad_x = match x.track_op() {
+                true => Some(Tensor::from_vec(grad_x, x.shape(), x.device())?),
+                false => None,
+            };
+            Ok((grad_x, grad_weight, grad_bias))
+        })
+    }
+}

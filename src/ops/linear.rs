@@ -1,0 +1,177 @@
+//! `y = x · Wᵀ + b`, with no gradient for what is frozen.
+//!
+//! candle's own product computes and keeps the gradient of a frozen weight; here a weight or bias that is no variable gets
+//! none, which halves the backward pass of a LoRA step.
+
+use super::matmul::{Into, Threads, View, ViewMut, matmul};
+use super::tensor_slice::{argument, require_f32, storage, with_values};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// Rows whose bias gradient is one partial sum: fixed, so that the sum does not depend on the number of threads.
+const ROWS_A_PIECE: usize = 64;
+
+/// `x` `[…, in]`, `weight` `[out, in]`, `bias` `[out]` → `[…, out]`.
+///
+/// # Errors
+/// If the shapes do not fit, or anything is not f32 on the CPU.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    require_f32("linear", x)?;
+    let (outputs, inputs) = weight.dims2()?;
+    if x.dims().last() != Some(&inputs) {
+        bail!("linear: the weight takes {inputs} inputs, the argument has shape {:?}", x.shape())
+    }
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) if bias.dims() != [outputs] => {
+            bail!("linear: {outputs} outputs, the bias has shape {:?}", bias.shape())
+        }
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
+        None => x.apply_op2(&weight, Linear),
+    }
+}
+
+struct Linear;
+
+/// The product itself: `x` is `rows × inputs`, `weight` `outputs × inputs`, `y` `rows × outputs`.
+fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize) {
+    let rows = x.len() / inputs;
+    let into = match bias {
+        Some(bias) => {
+            y.par_chunks_mut(outputs).with_min_len(ROWS_A_PIECE).for_each(|row| row.copy_from_slice(bias));
+            Into::Add
+        }
+        None => Into::Replace,
+    };
+    let (x, weight) = (View::new(x, rows, inputs), View::new(weight, outputs, inputs).transposed());
+    matmul(ViewMut::new(y, rows, outputs), x, weight, 1.0, into, Threads::All);
+}
+
+fn run(
+    x: &CpuStorage,
+    xl: &Layout,
+    w: &CpuStorage,
+    wl: &Layout,
+    bias: Option<&[f32]>,
+) -> Result<(CpuStorage, Shape)> {
+    let (outputs, inputs) = wl.shape().dims2()?;
+    let (x, w) = (argument("linear", x, xl)?, argument("linear", w, wl)?);
+    let mut dims = xl.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = outputs;
+    }
+    let mut y = vec![0f32; x.len() / inputs * outputs];
+    forward(&mut y, x, w, bias, inputs, outputs);
+    Ok((storage(y), Shape::from_dims(&dims)))
+}
+
+/// Gradients of `x` and `weight`, each only where it is wanted.
+fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let (outputs, inputs) = weight.dims2()?;
+    let rows = x.elem_count() / inputs;
+    let (want_x, want_weight) = (x.track_op(), weight.track_op());
+    with_values("linear", [x, weight, grad], |[xs, ws, gs]| {
+        let g = View::new(gs, rows, outputs);
+        let grad_x = want_x.then(|| {
+            let mut out = vec![0f32; rows * inputs];
+            let w = View::new(ws, outputs, inputs);
+            matmul(ViewMut::new(&mut out, rows, inputs), g, w, 1.0, Into::Replace, Threads::All);
+            Tensor::from_vec(out, x.shape(), x.device())
+        });
+        let grad_weight = want_weight.then(|| {
+            let mut out = vec![0f32; outputs * inputs];
+            let xs = View::new(xs, rows, inputs);
+            matmul(
+                ViewMut::new(&mut out, outputs, inputs),
+                g.transposed(),
+                xs,
+                1.0,
+                Into::Replace,
+                Threads::All,
+            );
+            Tensor::from_vec(out, weight.shape(), weight.device())
+        });
+        Ok((grad_x.transpose()?, grad_weight.transpose()?))
+    })
+}
+
+/// Sum over the rows: partial sums of fixed pieces, added in order.
+pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
+    let pieces: Vec<Vec<f32>> = values
+        .par_chunks(columns * ROWS_A_PIECE)
+        .map(|piece| {
+            let mut sums = vec![0f32; columns];
+            for row in piece.chunks_exact(columns) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            sums
+        })
+        .collect();
+    let mut total = vec![0f32; columns];
+    for piece in &pieces {
+        total.iter_mut().zip(piece).for_each(|(sum, value)| *sum += value);
+    }
+    total
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        run(x, xl, w, wl, None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        backward(x, w, grad)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        run(x, xl, w, wl, Some(argument("linear", b, bl)?))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (grad_x, grad_w) = backward(x, w, grad)?;
+        let grad_b = match b.track_op() {
+            true => Some(with_values("linear", [grad], |[g]| {
+                Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device())
+            })?),
+            false => None,
+        };
+        Ok((grad_x, grad_w, grad_b))
+    }
+}

@@ -1,0 +1,30 @@
+//! Fused kernels as candle custom operations, forward and backward.
+//!
+//! An op is a kernel over slices with its output passed in, plus a thin face: a function over tensors that builds the custom
+//! op candle records when an argument needs a gradient. A frozen argument gets no gradient (`None`), so nothing is computed
+//! or kept for it. This is the only room that knows the device and the only one with `unsafe`.
+//!
+//! Every kernel gives the same bits whatever the number of threads and whatever the instruction set: work is split into
+//! fixed pieces, and reductions add fixed partial sums in a fixed order. (The matrix product is `gemm`'s own, which is
+//! deterministic on one kind of machine.)
+
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod math;
+mod matmul;
+mod normalize;
+mod residual;
+mod tensor_slice;
+
+pub use attention::{Attention, RelativePositions, attention};
+pub use cross_entropy::cross_entropy;
+pub use dropout::dropout;
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use normalize::normalize;
+pub use residual::{Residual, residual};

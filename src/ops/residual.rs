@@ -1,0 +1,181 @@
+//! A block's residual connection in one pass: `x + factor · scale ∘ y`.
+//!
+//! `scale` is the layer scale (BEiT's lambda; Touvron et al. 2021), `factor` a number a sample: stochastic depth (Huang et
+//! al. 2016) makes it 0 or 1/keep, an adapter makes it s for all.
+
+use super::linear::column_sums;
+use super::tensor_slice::{argument, require_f32, storage, with_values};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// Values one task works on.
+const PIECE: usize = 16_384;
+
+/// What a residual connection multiplies `y` by.
+#[derive(Clone, Debug)]
+pub enum Residual {
+    /// The same number for every sample.
+    Constant(f32),
+    /// A number a sample, in the order of the batch (the first dimension).
+    PerSample(Vec<f32>),
+}
+
+impl Residual {
+    fn of(&self, sample: usize) -> f32 {
+        match self {
+            Self::Constant(factor) => *factor,
+            Self::PerSample(factors) => factors.get(sample).copied().unwrap_or(0.0),
+        }
+    }
+}
+
+/// `x` and `y` `[batch, …, hidden]`, `scale` `[hidden]` → `[batch, …, hidden]`.
+///
+/// # Errors
+/// If the shapes do not fit, or anything is not f32 on the CPU.
+pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual) -> Result<Tensor> {
+    require_f32("residual", x)?;
+    if x.dims() != y.dims() || x.rank() < 2 {
+        bail!("residual: {:?} and {:?} cannot be added", x.shape(), y.shape())
+    }
+    if let Residual::PerSample(factors) = &factor
+        && factors.len() != x.dim(0)?
+    {
+        bail!("residual: {} factors for a batch of {}", factors.len(), x.dim(0)?)
+    }
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    match scale {
+        Some(scale) if x.dims().last() != Some(&scale.dims1()?) => {
+            bail!("residual: scale {:?} for values {:?}", scale.shape(), x.shape())
+        }
+        Some(scale) => x.apply_op3(&y, &scale.contiguous()?, AddResidual(factor)),
+        None => x.apply_op2(&y, AddResidual(factor)),
+    }
+}
+
+struct AddResidual(Residual);
+
+impl AddResidual {
+    /// Calls `row` for every row of `hidden` values with its sample's factor.
+    fn rows(&self, out: &mut [f32], dims: &[usize], row: impl Fn(&mut [f32], usize, f32) + Sync) {
+        let (batch, hidden) = (dims[0], dims[dims.len() - 1]);
+        if out.is_empty() {
+            return;
+        }
+        let rows_a_sample = out.len() / batch / hidden;
+        let rows_a_piece = (PIECE / hidden).max(1);
+        out.par_chunks_mut(hidden * rows_a_piece).enumerate().for_each(|(piece, out)| {
+            for (offset, out) in out.chunks_exact_mut(hidden).enumerate() {
+                let index = piece * rows_a_piece + offset;
+                row(out, index * hidden, self.0.of(index / rows_a_sample));
+            }
+        });
+    }
+
+    fn forward(&self, x: &[f32], y: &[f32], scale: Option<&[f32]>, dims: &[usize]) -> Vec<f32> {
+        let mut out = vec![0f32; x.len()];
+        self.rows(&mut out, dims, |out, start, factor| {
+            let (x, y) = (&x[start..], &y[start..]);
+            match scale {
+                Some(scale) => {
+                    for (((out, x), y), scale) in out.iter_mut().zip(x).zip(y).zip(scale) {
+                        *out = x + factor * (scale * y);
+                    }
+                }
+                None => {
+                    for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+                        *out = x + factor * y;
+                    }
+                }
+            }
+        });
+        out
+    }
+
+    /// The gradient of y: `grad · factor · scale`; with `other` in place of the scale, its summand for the scale's gradient.
+    fn scaled(&self, grad: &[f32], dims: &[usize], other: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
+        let mut out = vec![0f32; grad.len()];
+        self.rows(&mut out, dims, |out, start, factor| {
+            for (column, out) in out.iter_mut().enumerate() {
+                *out = grad[start + column] * (factor * other(start, column));
+            }
+        });
+        out
+    }
+}
+
+impl CustomOp2 for AddResidual {
+    fn name(&self) -> &'static str {
+        "residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        y: &CpuStorage,
+        yl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, y) = (argument("residual", x, xl)?, argument("residual", y, yl)?);
+        Ok((storage(self.forward(x, y, None, xl.dims())), xl.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad_y = match y.track_op() {
+            true => Some(with_values("residual", [grad], |[g]| {
+                Tensor::from_vec(self.scaled(g, y.dims(), |_, _| 1.0), y.shape(), y.device())
+            })?),
+            false => None,
+        };
+        Ok((x.track_op().then(|| grad.clone()), grad_y))
+    }
+}
+
+impl CustomOp3 for AddResidual {
+    fn name(&self) -> &'static str {
+        "residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        y: &CpuStorage,
+        yl: &Layout,
+        s: &CpuStorage,
+        sl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, y) = (argument("residual", x, xl)?, argument("residual", y, yl)?);
+        let scale = argument("residual", s, sl)?;
+        Ok((storage(self.forward(x, y, Some(scale), xl.dims())), xl.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        scale: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        with_values("residual", [grad, y, scale], |[g, ys, ss]| {
+            let grad_y = y
+                .track_op()
+                .then(|| self.scaled(g, y.dims(), |_, column| ss[column]))
+                .map(|values| Tensor::from_vec(values, y.shape(), y.device()))
+                .transpose()?;
+            let grad_scale = scale
+                .track_op()
+                .then(|| self.scaled(g, y.dims(), |start, column| ys[start + column]))
+                .map(|values| Tensor::from_vec(column_sums(&values, ss.len()), scale.shape(), scale.device()))
+                .transpose()?;
+            Ok((x.track_op().then(|| grad.clone()), grad_y, grad_scale))
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! Every model folder of a goldens root against its expected logits, hidden states and gradients.
+//!
+//! The root is `tests/goldens`, or `FEATHERLIGHT_GOLDENS`. What a folder holds decides what is checked, so another set of
+//! other shapes runs unchanged; a folder of an architecture that is not built yet is printed as such.
+
+use candle_core::{Device, Tensor};
+use featherlight::model::{Classifier, ModelError, ModelFolder};
+use featherlight::nn::{Pass, Trainable};
+use featherlight::ops::cross_entropy;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+type Tensors = HashMap<String, Tensor>;
+
+fn root() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    std::env::var_os("FEATHERLIGHT_GOLDENS").map_or_else(default, PathBuf::from)
+}
+
+/// Folders below the root that hold a model, sorted.
+fn folders() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(root())
+        .expect("the goldens root can be read")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("config.json").is_file())
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "no model folder in {}", root().display());
+    found
+}
+
+fn tensors(file: &Path) -> Tensors {
+    candle_core::safetensors::load(file, &Device::Cpu).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// What a folder is compared with: its own file, or (for the same weights in another format) its sibling's.
+fn expected(folder: &Path, name: &str) -> Option<Tensors> {
+    let own = folder.join(name);
+    let sibling = folder.to_string_lossy().strip_suffix("-bin").map(|stem| Path::new(stem).join(name));
+    [Some(own), sibling].into_iter().flatten().find(|file| file.is_file()).map(|file| tensors(&file))
+}
+
+fn load(folder: &Path, trainable: Trainable) -> Option<Box<dyn Classifier>> {
+    match ModelFolder::open(folder) {
+        Ok(opened) => Some(opened.load(trainable).unwrap_or_else(|e| panic!("{e}"))),
+        Err(ModelError::Architecture { found, .. }) => {
+            println!("{}: architecture {found} is not built yet", folder.display());
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn max_difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let difference = (a - b).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>());
+    difference.expect("comparable tensors")
+}
+
+#[test]
+fn logits_and_hidden_states_match_the_reference_within_1e_4() {
+    let mut checked = 0;
+    for folder in folders() {
+        let Some(expected) = expected(&folder, "expected.safetensors") else { continue };
+        let Some(model) = load(&folder, Trainable::None) else { continue };
+        let mut hidden = model.embed(&expected["pixel_values"], &Pass::Eval).expect("embed");
+        for index in 0..=model.blocks() {
+            if let Some(want) = expected.get(&format!("hidden_state.{index}")) {
+                let difference = max_difference(&hidden.states, want);
+                assert!(difference <= 1e-4, "{} hidden_state.{index}: {difference}", folder.display());
+            }
+            if index < model.blocks() {
+                hidden = model.block(index, &hidden, &Pass::Eval).expect("block");
+            }
+        }
+        for prefix in ["", "resized."] {
+            let Some(pixel_values) = expected.get(&format!("{prefix}pixel_values")) else { continue };
+            let logits = model.forward(pixel_values, &Pass::Eval).expect("forward");
+            let difference = max_difference(&logits, &expected[&format!("{prefix}logits")]);
+            println!("{} {prefix}logits: max |difference| {difference:.1e}", folder.display());
+            assert!(difference <= 1e-4, "{} {prefix}logits: {difference}", folder.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "nothing was compared in {}", root().display());
+}
+
+#[test]
+fn gradients_of_every_parameter_match_the_reference() {
+    let mut checked = 0;
+    for folder in folders() {
+        let Some(expected) = expected(&folder, "expected_gradients.safetensors") else { continue };
+        let inputs = self::expected(&folder, "expected.safetensors").expect("inputs beside the gradients");
+        let Some(model) = load(&folder, Trainable::All) else { continue };
+        let labels: Vec<u32> =
+            expected["labels"].to_vec1::<i64>().expect("labels").iter().map(|l| *l as u32).collect();
+        let logits = model.forward(&inputs["pixel_values"], &Pass::Eval).expect("forward");
+        let loss = cross_entropy(&logits, &labels, 0.0).expect("loss");
+        let want = expected["loss"].flatten_all().expect("flat").to_vec1::<f32>().expect("loss")[0];
+        assert!((loss.to_scalar::<f32>().expect("scalar") - want).abs() <= 1e-4, "{} loss", folder.display());
+        let gradients = loss.backward().expect("backward");
+        let mut worst = 0f32;
+        for parameter in model.parameters() {
+            let want = expected
+                .get(&format!("grad.{}", parameter.name()))
+                .unwrap_or_else(|| panic!("{}", parameter.name()));
+            let found = gradients
+                .get(parameter.tensor())
+                .unwrap_or_else(|| panic!("no gradient: {}", parameter.name()));
+            let largest = want.abs().and_then(|w| w.flatten_all()?.max(0)?.to_scalar::<f32>()).expect("max");
+            let (difference, allowed) = (max_difference(found, want), 1e-3 * largest + 1e-6);
+            assert!(
+                difference <= allowed,
+                "{} {}: {difference} > {allowed}",
+                folder.display(),
+                parameter.name()
+            );
+            worst = worst.max(difference / allowed);
+        }
+        println!("{} gradients: worst {worst:.3} of the allowed difference", folder.display());
+        let keys = expected.keys().filter(|key| key.starts_with("grad.")).count();
+        assert_eq!(
+            keys,
+            model.parameters().len(),
+            "{}: every expected gradient has its parameter",
+            folder.display()
+        );
+        checked += 1;
+    }
+    assert!(checked > 0, "nothing was compared in {}", root().display());
+}
+
+#[test]
+fn frozen_weights_build_no_gradient_graph() {
+    let folder = folders().into_iter().find(|folder| folder.ends_with("beit-tiny")).expect("beit-tiny");
+    let pixel_values = &expected(&folder, "expected.safetensors").expect("inputs")["pixel_values"];
+    let frozen = load(&folder, Trainable::None).expect("a model");
+    assert!(!frozen.forward(pixel_values, &Pass::Eval).expect("forward").track_op());
+    let head = load(&folder, Trainable::Head).expect("a model");
+    let loss = cross_entropy(&head.forward(pixel_values, &Pass::Eval).expect("forward"), &[0, 1, 2], 0.0)
+        .expect("loss");
+    let gradients = loss.backward().expect("backward");
+    let with_gradient: Vec<&str> = head
+        .parameters()
+        .into_iter()
+        .filter(|p| gradients.get(p.tensor()).is_some())
+        .map(|p| p.name())
+        .collect();
+    assert_eq!(with_gradient, ["classifier.weight", "classifier.bias"]);
+}
