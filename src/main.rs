@@ -1,2 +1,45 @@
-//! Program.
-fn main() {}
+//! The program `featherlight`: parses the command line and runs one subcommand.
+//!
+//! Exit status: 0 done, 1 the run failed, 2 the command line was wrong.
+
+mod cli;
+
+use clap::Parser;
+use featherlight::model::{Inspection, ModelError, ModelFolder, verify};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Cli::parse().command {
+        cli::Command::Inspect(arguments) => inspect(&arguments),
+        cli::Command::Verify(arguments) => run_verify(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn inspect(arguments: &cli::Inspect) -> Result<ExitCode, ModelError> {
+    let mut inspection = Inspection::of(ModelFolder::open(&arguments.model)?.config())?;
+    if let Some(rank) = arguments.lora_rank {
+        inspection.adapt(rank as usize, &arguments.lora_target)?;
+    }
+    if arguments.json {
+        println!("{}", inspection.to_json());
+    } else {
+        println!("{inspection}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, ModelError> {
+    let difference = verify(&ModelFolder::open(&arguments.model)?, &arguments.expected)?;
+    // Written so that a NaN fails.
+    let within = difference <= arguments.tolerance;
+    println!(
+        "largest difference {difference:.3e}, tolerance {:.1e}: {}",
+        arguments.tolerance,
+        if within { "same" } else { "DIFFERENT" }
+    );
+    Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -78,7 +78,7 @@ impl BeitConfig {
         if config.num_channels != 3 {
             return Err(fields.wrong("num_channels", format!("is {}; supported: 3", config.num_channels)));
         }
-        if config.hidden_size % config.num_attention_heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             let problem =
                 format!("is {}, no multiple of {} heads", config.hidden_size, config.num_attention_heads);
             return Err(fields.wrong("hidden_size", problem));

@@ -12,6 +12,15 @@ pub enum Architecture {
     Beit(BeitConfig),
 }
 
+impl Architecture {
+    /// The `model_type` of transformers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Beit(_) => "beit",
+        }
+    }
+}
+
 /// A read `config.json`.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -66,6 +66,14 @@ pub enum ModelError {
         /// Which tensor and why.
         source: ParameterError,
     },
+    /// An adapter's target is no module of the model.
+    #[error("no module `{target}` to adapt; there are: {known}")]
+    Target {
+        /// The name asked for.
+        target: String,
+        /// The modules of a block.
+        known: String,
+    },
     /// The processor's settings cannot be used.
     #[error(transparent)]
     Processor(#[from] ProcessorError),

@@ -8,6 +8,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod folder;
+mod inspect;
 mod timm;
 
 pub use beit::{Beit, BeitConfig};
@@ -15,6 +16,7 @@ pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};
 pub use error::ModelError;
 pub use folder::{ModelFolder, build};
+pub use inspect::{Inspection, verify};
 
 use crate::nn::{Linear, Parameter, Pass};
 use candle_core::{Result, Tensor};

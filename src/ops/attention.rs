@@ -57,7 +57,7 @@ pub fn attention(
 ) -> Result<Tensor> {
     require_f32("attention", qkv)?;
     let (_, tokens, packed) = qkv.dims3()?;
-    if settings.heads == 0 || packed % (3 * settings.heads) != 0 {
+    if settings.heads == 0 || !packed.is_multiple_of(3 * settings.heads) {
         bail!("attention: {packed} values a token are not query, key and value of {} heads", settings.heads)
     }
     let qkv = qkv.contiguous()?;

@@ -1,0 +1,189 @@
+//! What a config amounts to (parameters, what LoRA would train, memory), and whether weights give the logits they should.
+//!
+//! Called by `featherlight inspect` and `featherlight verify`. Counting reads no weights and allocates none.
+
+use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
+use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
+use candle_core::Tensor;
+use serde_json::{Value, json};
+use std::fmt;
+use std::path::Path;
+
+/// The figures of a model.
+pub struct Inspection {
+    model: Box<dyn Classifier>,
+    architecture: &'static str,
+    labels: Vec<String>,
+    parameters: usize,
+    trainable: Option<usize>,
+}
+
+impl Inspection {
+    /// Counts the parameters of a config.
+    ///
+    /// # Errors
+    /// If the shapes cannot be laid out.
+    pub fn of(config: &Config) -> Result<Self, ModelError> {
+        let model = build(config, &ShapeSource, Trainable::None)
+            .map_err(|source| ModelError::Parameter { file: "config.json".into(), source })?;
+        let parameters = model.parameters().iter().map(|parameter| parameter.tensor().elem_count()).sum();
+        let architecture = config.architecture.name();
+        Ok(Self { model, architecture, labels: config.labels.clone(), parameters, trainable: None })
+    }
+
+    /// All parameters, adapters left out.
+    pub fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    /// What LoRA would train; see [`Inspection::adapt`].
+    pub fn trainable(&self) -> Option<usize> {
+        self.trainable
+    }
+
+    /// Counts what LoRA of `rank` on the modules named `targets` would train, the head included.
+    ///
+    /// # Errors
+    /// If a target matches no module; the message lists what there is.
+    pub fn adapt(&mut self, rank: usize, targets: &[String]) -> Result<(), ModelError> {
+        let linears = self.model.linears();
+        let (head, blocks): (Vec<&Linear>, Vec<&Linear>) =
+            linears.iter().partition(|l| l.name() == "classifier");
+        let matches = |linear: &Linear, target: &String| {
+            linear.name() == target || linear.name().ends_with(&format!(".{target}"))
+        };
+        if let Some(target) =
+            targets.iter().find(|target| !blocks.iter().any(|linear| matches(linear, target)))
+        {
+            let mut known: Vec<String> = blocks.iter().map(|linear| short_name(linear.name())).collect();
+            known.sort();
+            known.dedup();
+            return Err(ModelError::Target { target: target.clone(), known: known.join(", ") });
+        }
+        let low_rank = blocks
+            .iter()
+            .filter(|linear| targets.iter().any(|target| matches(linear, target)))
+            .map(|linear| {
+                let Weight::Dense(weight) = &linear.weight;
+                rank * weight.tensor().dims().iter().sum::<usize>()
+            });
+        let head = head.iter().flat_map(|linear| linear.parameters()).map(|p| p.tensor().elem_count());
+        self.trainable = Some(low_rank.chain(head).sum());
+        Ok(())
+    }
+
+    /// The same figures for programs.
+    pub fn to_json(&self) -> Value {
+        let mut figures = json!({
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "weight_bytes": self.parameters * 4,
+            "labels": self.labels,
+        });
+        if let (Some(trainable), Some(figures)) = (self.trainable, figures.as_object_mut()) {
+            figures.insert("trainable_parameters".to_owned(), json!(trainable));
+        }
+        figures
+    }
+}
+
+/// A module's name below its block: `attention.attention.query` of `beit.encoder.layer.0.attention.attention.query`.
+fn short_name(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    let block = parts.iter().rposition(|part| part.parse::<usize>().is_ok());
+    parts[block.map_or(0, |index| index + 1)..].join(".")
+}
+
+/// 304178888 → `304,178,888`.
+fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "architecture          {}", self.architecture)?;
+        writeln!(f, "parameters            {}", grouped(self.parameters))?;
+        if let Some(trainable) = self.trainable {
+            let share = 100.0 * trainable as f64 / self.parameters as f64;
+            writeln!(f, "trainable parameters  {} ({share:.2} % of the parameters)", grouped(trainable))?;
+        }
+        writeln!(f, "weights in memory     {:.1} MiB (f32)", self.parameters as f64 * 4.0 / 1024.0 / 1024.0)?;
+        let shown: Vec<&str> = self.labels.iter().take(10).map(String::as_str).collect();
+        let more = if self.labels.len() > shown.len() { ", …" } else { "" };
+        write!(f, "labels                {}: {}{more}", self.labels.len(), shown.join(", "))
+    }
+}
+
+/// The largest difference between the logits of `expected` and the model's for its `pixel_values`; NaN where either is NaN.
+///
+/// # Errors
+/// If the model cannot be loaded, or the file lacks a tensor or has one of another shape.
+pub fn verify(folder: &ModelFolder, expected: &Path) -> Result<f32, ModelError> {
+    let reference = Checkpoint::open_safetensors(expected)?;
+    let damaged = |problem: String| ModelError::Damaged { file: expected.into(), problem };
+    let tensor = |name: &str| {
+        let shape = reference.shape(name).ok_or_else(|| damaged(format!("no tensor `{name}`")))?;
+        let unreadable = |source: ParameterError| ModelError::Parameter { file: expected.into(), source };
+        reference.tensor(name, &shape, Initialization::Constant(0.0)).map_err(unreadable)
+    };
+    let (pixel_values, want) = (tensor("pixel_values")?, tensor("logits")?);
+    let model = folder.load(Trainable::None)?;
+    let logits = model.forward(&pixel_values, &Pass::Eval).map_err(|error| damaged(error.to_string()))?;
+    if logits.dims() != want.dims() {
+        return Err(damaged(format!(
+            "logits have shape {:?}, the model gives {:?}",
+            want.dims(),
+            logits.dims()
+        )));
+    }
+    let values = |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>());
+    let (found, want) = (values(&logits), values(&want));
+    let (found, want) =
+        found.and_then(|f| want.map(|w| (f, w))).map_err(|error| damaged(error.to_string()))?;
+    let differences = found.iter().zip(&want).map(|(a, b)| (a - b).abs());
+    Ok(differences
+        .fold(0.0, |largest, d| if d.is_nan() || largest.is_nan() { f32::NAN } else { d.max(largest) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beit_large_384() -> Inspection {
+        let config = json!({
+            "model_type": "beit", "image_size": 384, "patch_size": 16, "hidden_size": 1024, "num_hidden_layers": 24,
+            "num_attention_heads": 16, "intermediate_size": 4096, "use_relative_position_bias": true, "num_labels": 200,
+        });
+        let config = Config::from_json(config, Path::new("config.json")).expect("a config");
+        Inspection::of(&config).expect("an inspection")
+    }
+
+    #[test]
+    fn beit_large_384_with_200_labels_has_the_published_count() {
+        let mut inspection = beit_large_384();
+        assert_eq!(inspection.parameters(), 304_178_888);
+        for targets in [["query", "value"], ["query", "key"]] {
+            inspection.adapt(16, &targets.map(str::to_owned)).expect("known targets");
+            assert_eq!(inspection.trainable(), Some(1_777_864));
+        }
+    }
+
+    #[test]
+    fn a_target_that_matches_nothing_lists_what_there_is() {
+        let error = beit_large_384().adapt(16, &["qery".to_owned()]).expect_err("no such module").to_string();
+        assert!(error.contains("qery") && error.contains("attention.attention.query"), "{error}");
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!([7, 1234, 304_178_888].map(grouped), ["7", "1,234", "304,178,888"]);
+    }
+}
