@@ -3,6 +3,8 @@
 //! The root is `tests/goldens`, or `FEATHERLIGHT_GOLDENS`. What a folder holds decides what is checked, so another set of
 //! other shapes runs unchanged; a folder of an architecture that is not built yet is printed as such.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
+
 use candle_core::{Device, Tensor};
 use featherlight::model::{Classifier, ModelError, ModelFolder};
 use featherlight::nn::{Pass, Trainable};
