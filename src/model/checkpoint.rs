@@ -38,9 +38,7 @@ impl Checkpoint {
         } else if index.is_file() {
             Self::open_shards(index, folder)
         } else if bin.is_file() {
-            let tensors = PthTensors::new(&bin, None)
-                .map_err(|error| ModelError::Damaged { file: bin.clone(), problem: error.to_string() })?;
-            Ok(Self { file: bin, storage: Storage::Pickle(tensors) })
+            Self::open_pickle(&bin)
         } else {
             Err(ModelError::NoWeights { folder: folder.into() })
         }
@@ -54,6 +52,16 @@ impl Checkpoint {
         let mut tensors = BTreeMap::new();
         read_header(file, &mut tensors)?;
         Ok(Self { file: file.into(), storage: Storage::Safetensors(tensors) })
+    }
+
+    /// Opens one file written by `torch.save`.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub fn open_pickle(file: &Path) -> Result<Self, ModelError> {
+        let tensors = PthTensors::new(file, None)
+            .map_err(|error| ModelError::Damaged { file: file.into(), problem: error.to_string() })?;
+        Ok(Self { file: file.into(), storage: Storage::Pickle(tensors) })
     }
 
     fn open_shards(index: PathBuf, folder: &Path) -> Result<Self, ModelError> {

@@ -2,7 +2,7 @@
 //!
 //! Called by `featherlight inspect` and `featherlight verify`. Counting reads no weights and allocates none.
 
-use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
+use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build, matches_target};
 use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
 use candle_core::Tensor;
 use serde_json::{Value, json};
@@ -49,9 +49,7 @@ impl Inspection {
         let linears = self.model.linears();
         let (head, blocks): (Vec<&Linear>, Vec<&Linear>) =
             linears.iter().partition(|l| l.name() == "classifier");
-        let matches = |linear: &Linear, target: &String| {
-            linear.name() == target || linear.name().ends_with(&format!(".{target}"))
-        };
+        let matches = |linear: &Linear, target: &String| matches_target(linear.name(), target);
         if let Some(target) =
             targets.iter().find(|target| !blocks.iter().any(|linear| matches(linear, target)))
         {

@@ -3,6 +3,7 @@
 //! One file an architecture, each behind [`Classifier`]; `config` reads `config.json`, `checkpoint` the weights, `timm` the
 //! other naming, `folder` puts them together. Called by the engine, the predictor and the trainer; never sees HTTP.
 
+mod adapter;
 mod beit;
 mod checkpoint;
 mod config;
@@ -11,6 +12,7 @@ mod folder;
 mod inspect;
 mod timm;
 
+pub use adapter::{Adapter, AdapterConfig, matches_target, merge, save as save_adapter, v5_name};
 pub use beit::{Beit, BeitConfig};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};

@@ -1,0 +1,257 @@
+//! PEFT adapter folders: read under v4 and v5 names, attached to a classifier, merged, written under v4 names.
+//!
+//! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
+//! refused by name.
+
+use super::{Checkpoint, Classifier, ModelError};
+use crate::nn::{Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
+use candle_core::Tensor;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Before every name in an adapter file.
+const PREFIX: &str = "base_model.model.";
+
+/// What `adapter_config.json` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterConfig {
+    /// Rank of the two factors.
+    pub rank: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Divide by √rank rather than by rank (rsLoRA; Kalajdzievski 2023).
+    pub rank_stabilized: bool,
+    /// Probability of dropping an input in training.
+    pub dropout: f64,
+    /// Names of the adapted modules, of either naming.
+    pub targets: Vec<String>,
+}
+
+/// v4 ending of a module → v5's.
+const NAMES: [(&str, &str); 6] = [
+    ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"),
+    ("attention.attention.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+];
+
+/// The v5 name of a module with a v4 name: `beit.encoder.layer.0.attention.attention.query` → `beit.layers.0.attention.q_proj`.
+pub fn v5_name(v4: &str) -> String {
+    let name = v4.replace("encoder.layer.", "layers.");
+    match NAMES.iter().find(|(ending, _)| name.ends_with(&format!(".{ending}"))) {
+        Some((ending, new)) => format!("{}{new}", &name[..name.len() - ending.len()]),
+        None => name,
+    }
+}
+
+/// Whether PEFT's `target` means the module: its last names, in either naming.
+pub fn matches_target(module: &str, target: &str) -> bool {
+    let ends =
+        |name: &str| name == target || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'));
+    ends(module) || ends(&v5_name(module))
+}
+
+impl AdapterConfig {
+    /// The factor of B·A.
+    pub fn scale(&self) -> f32 {
+        let rank = self.rank as f64;
+        (self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }) as f32
+    }
+
+    /// Reads `adapter_config.json`.
+    ///
+    /// # Errors
+    /// If a field is missing or asks for what is not supported.
+    pub fn from_file(file: &Path) -> Result<Self, ModelError> {
+        let text =
+            std::fs::read_to_string(file).map_err(|source| ModelError::Io { file: file.into(), source })?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|source| ModelError::Json { file: file.into(), source })?;
+        let wrong =
+            |field: &'static str, problem: String| ModelError::Config { file: file.into(), field, problem };
+        if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            return Err(wrong("peft_type", "is not LORA, the only kind supported".to_owned()));
+        }
+        refuse_unsupported(&json, &wrong)?;
+        let rank = json.get("r").and_then(Value::as_u64).filter(|rank| (1..=65_536).contains(rank));
+        let rank = rank.ok_or_else(|| wrong("r", "is no rank of at least 1".to_owned()))? as usize;
+        let alpha = json.get("lora_alpha").and_then(Value::as_f64);
+        let targets = json
+            .get("target_modules")
+            .and_then(Value::as_array)
+            .map(|list| list.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
+        Ok(Self {
+            rank,
+            alpha: alpha.ok_or_else(|| wrong("lora_alpha", "is no number".to_owned()))?,
+            rank_stabilized: json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            dropout: json.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0),
+            targets: targets
+                .flatten()
+                .ok_or_else(|| wrong("target_modules", "is no list of module names".to_owned()))?,
+        })
+    }
+
+    /// As PEFT reads it.
+    pub fn to_json(&self, base: &str) -> Value {
+        json!({
+            "peft_type": "LORA", "base_model_name_or_path": base, "bias": "none", "fan_in_fan_out": false,
+            "inference_mode": true, "init_lora_weights": true, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
+            "modules_to_save": ["classifier"], "r": self.rank, "target_modules": self.targets, "task_type": null,
+            "use_dora": false, "use_rslora": self.rank_stabilized,
+        })
+    }
+}
+
+/// PEFT options that change the result and are not built.
+fn refuse_unsupported(
+    json: &Value,
+    wrong: &dyn Fn(&'static str, String) -> ModelError,
+) -> Result<(), ModelError> {
+    for field in ["use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"] {
+        if json.get(field).and_then(Value::as_bool) == Some(true) {
+            return Err(wrong(field, "is true, which is not supported".to_owned()));
+        }
+    }
+    for field in ["rank_pattern", "alpha_pattern"] {
+        if json.get(field).and_then(Value::as_object).is_some_and(|map| !map.is_empty()) {
+            return Err(wrong(field, "is set; one rank and alpha for all modules is supported".to_owned()));
+        }
+    }
+    match json.get("bias").and_then(Value::as_str) {
+        None | Some("none") => Ok(()),
+        Some(other) => Err(wrong("bias", format!("is {other}; supported: none"))),
+    }
+}
+
+/// The tensors of an adapter folder.
+pub struct Adapter {
+    config: AdapterConfig,
+    checkpoint: Checkpoint,
+}
+
+impl Adapter {
+    /// Opens `adapter_config.json` and `adapter_model.safetensors` (or `.bin`).
+    ///
+    /// # Errors
+    /// If a file is missing, damaged or asks for what is not supported.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let config = AdapterConfig::from_file(&folder.join("adapter_config.json"))?;
+        let (safetensors, bin) = (folder.join("adapter_model.safetensors"), folder.join("adapter_model.bin"));
+        let checkpoint = if bin.is_file() && !safetensors.is_file() {
+            Checkpoint::open_pickle(&bin)?
+        } else {
+            Checkpoint::open_safetensors(&safetensors)?
+        };
+        Ok(Self { config, checkpoint })
+    }
+
+    /// What `adapter_config.json` says.
+    pub fn config(&self) -> &AdapterConfig {
+        &self.config
+    }
+
+    /// Attaches the factors to the modules they name and replaces the head by the saved one.
+    ///
+    /// # Errors
+    /// If a tensor has another shape than the model's module, or belongs to no module: nothing in the file is ignored.
+    pub fn attach(&self, model: &mut dyn Classifier, trainable: Trainable) -> Result<(), ModelError> {
+        let mut unused: std::collections::BTreeSet<String> = self.checkpoint.names().into_iter().collect();
+        let failed = |source| ModelError::Parameter { file: self.checkpoint.file().into(), source };
+        let train = trainable != Trainable::None;
+        for (layer, linear) in model.linears_mut().into_iter().enumerate() {
+            let name = linear.name().to_owned();
+            let find = |ending: &str| {
+                [name.clone(), v5_name(&name)]
+                    .map(|name| format!("{PREFIX}{name}.{ending}"))
+                    .into_iter()
+                    .find(|key| self.checkpoint.has(key))
+            };
+            let mut read = |key: String, own: &str, shape: &[usize]| {
+                unused.remove(&key);
+                let tensor =
+                    self.checkpoint.tensor(&key, shape, Initialization::Constant(0.0)).map_err(failed)?;
+                parameter(&format!("{name}.{own}"), tensor, train).map_err(failed)
+            };
+            let Weight::Dense(weight) = &linear.weight;
+            let shape = weight.tensor().dims().to_vec();
+            if let (Some(down), Some(up)) = (find("lora_A.weight"), find("lora_B.weight")) {
+                linear.adapter = Some(LowRank {
+                    down: read(down, "lora_A.weight", &[self.config.rank, shape[1]])?,
+                    up: read(up, "lora_B.weight", &[shape[0], self.config.rank])?,
+                    scale: self.config.scale(),
+                    dropout: self.config.dropout as f32,
+                    layer: layer as u64,
+                });
+            }
+            if let Some(key) = find("weight") {
+                linear.weight = Weight::Dense(read(key, "weight", &shape)?);
+            }
+            if let (Some(key), true) = (find("bias"), linear.bias.is_some()) {
+                linear.bias = Some(read(key, "bias", &shape[..1])?);
+            }
+        }
+        match unused.first() {
+            Some(key) => Err(ModelError::Damaged {
+                file: self.checkpoint.file().into(),
+                problem: format!("tensor `{key}` belongs to no module of this model"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parameter(name: &str, tensor: Tensor, trainable: bool) -> Result<Parameter, ParameterError> {
+    Parameter::new(name.to_owned(), tensor, trainable)
+        .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
+}
+
+/// Adds every adapter's `scale · B · A` to its weight, in f32, and detaches it.
+///
+/// # Errors
+/// candle's.
+pub fn merge(model: &mut dyn Classifier) -> candle_core::Result<()> {
+    for linear in model.linears_mut() {
+        let Some(adapter) = linear.adapter.take() else { continue };
+        let Weight::Dense(weight) = &linear.weight;
+        let merged = (weight.tensor() + adapter.delta()?)?.detach();
+        linear.weight = Weight::Dense(Parameter::new(weight.name().to_owned(), merged, false)?);
+    }
+    Ok(())
+}
+
+/// Writes the adapters and the head of `model` as a PEFT folder, under v4 names. Each file is written beside its place and
+/// renamed.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn save(
+    model: &dyn Classifier,
+    config: &AdapterConfig,
+    base: &str,
+    folder: &Path,
+) -> Result<(), ModelError> {
+    let io = |file: &Path| {
+        let file = PathBuf::from(file);
+        move |source| ModelError::Io { file, source }
+    };
+    std::fs::create_dir_all(folder).map_err(io(folder))?;
+    let mut tensors = std::collections::HashMap::new();
+    for linear in model.linears() {
+        let head = linear.parameters().filter(|_| linear.name() == "classifier");
+        for parameter in linear.adapter_parameters().chain(head) {
+            tensors.insert(format!("{PREFIX}{}", parameter.name()), parameter.tensor().clone());
+        }
+    }
+    let file = folder.join("adapter_model.safetensors");
+    let temporary = tempfile::Builder::new().tempfile_in(folder).map_err(io(folder))?;
+    candle_core::safetensors::save(&tensors, temporary.path())
+        .map_err(|error| ModelError::Damaged { file: file.clone(), problem: error.to_string() })?;
+    temporary.persist(&file).map_err(|error| io(&file)(error.error))?;
+    let file = folder.join("adapter_config.json");
+    let temporary = tempfile::Builder::new().tempfile_in(folder).map_err(io(folder))?;
+    std::fs::write(temporary.path(), format!("{:#}\n", config.to_json(base))).map_err(io(&file))?;
+    temporary.persist(&file).map_err(|error| io(&file)(error.error))?;
+    Ok(())
+}
