@@ -1,1 +1,4 @@
 //! Featherlight.
+#[cfg(feature = "serve")]
+pub mod engine;
+pub mod image;
