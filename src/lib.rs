@@ -1,4 +1,8 @@
 //! Featherlight.
 #[cfg(feature = "serve")]
 pub mod engine;
+#[cfg(feature = "serve")]
+pub mod http;
 pub mod image;
+#[cfg(feature = "serve")]
+pub mod telemetry;

@@ -105,6 +105,8 @@ pub enum EngineStatus {
     Draining,
     /// The model could not be built, or the device failed; for good.
     Failed(Arc<str>),
+    /// The drain is over; nobody is answered any more.
+    Stopped,
 }
 
 /// Everything that callers, decode threads and the device thread share.
@@ -284,7 +286,7 @@ impl Engine {
                 }
                 Input::Tensor(values) => shared.push_ready(Entry { payload: Prepared::Tensor(values), call }),
             }
-            Ticket { answer, deadline }
+            Ticket { answer, deadline, status: shared.status.subscribe() }
         });
         Ok(tickets.collect())
     }
@@ -335,6 +337,13 @@ impl Engine {
         self.shared.ready.hurry();
         let empty = tokio::time::timeout(grace, self.shared.outstanding.none()).await.is_ok();
         self.shared.close();
+        self.shared.status.send_if_modified(|status| {
+            let drained = *status == EngineStatus::Draining;
+            if drained {
+                *status = EngineStatus::Stopped;
+            }
+            drained
+        });
         empty
     }
 
@@ -342,7 +351,7 @@ impl Engine {
         match &*self.shared.status.borrow() {
             EngineStatus::Ready => Ok(()),
             EngineStatus::Starting => Err(EngineError::NotReady),
-            EngineStatus::Draining => Err(EngineError::ShuttingDown),
+            EngineStatus::Draining | EngineStatus::Stopped => Err(EngineError::ShuttingDown),
             EngineStatus::Failed(reason) => Err(EngineError::DeviceUnavailable { reason: reason.clone() }),
         }
     }
@@ -364,6 +373,7 @@ impl Engine {
 pub struct Ticket {
     answer: oneshot::Receiver<Result<Scores, EngineError>>,
     deadline: Instant,
+    status: watch::Receiver<EngineStatus>,
 }
 
 impl Ticket {
@@ -371,11 +381,15 @@ impl Ticket {
     ///
     /// # Errors
     /// `DeadlineExceeded`; `Photo` when it cannot be decoded; `NonFinite`, `DeviceUnavailable`, `ShuttingDown`, `Internal`.
-    pub async fn wait(self) -> Result<Scores, EngineError> {
-        match tokio::time::timeout_at(self.deadline.into(), self.answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(EngineError::Internal("an entry was dropped without an answer".to_owned())),
-            Err(_) => Err(EngineError::DeadlineExceeded),
+    pub async fn wait(mut self) -> Result<Scores, EngineError> {
+        // Where several are true at once the first line wins: an answer that is there is given.
+        tokio::select! {
+            biased;
+            answer = self.answer => answer.unwrap_or_else(|_| {
+                Err(EngineError::Internal("an entry was dropped without an answer".to_owned()))
+            }),
+            _ = self.status.wait_for(|status| *status == EngineStatus::Stopped) => Err(EngineError::ShuttingDown),
+            () = tokio::time::sleep_until(self.deadline.into()) => Err(EngineError::DeadlineExceeded),
         }
     }
 }

@@ -283,10 +283,11 @@ async fn a_drain_answers_what_was_admitted_and_admits_no_more() {
 #[tokio::test]
 async fn whoever_still_waits_when_the_grace_ends_is_told_so() {
     let rig = Rig::new(settings(1, 8)).await;
-    let _busy = rig.occupy().await;
+    let on_the_device = rig.occupy().await;
     let waiting = rig.send(2);
     assert!(!rig.engine.drain(Duration::from_millis(50)).await);
     assert!(matches!(waiting.wait().await, Err(EngineError::ShuttingDown)));
+    assert!(matches!(on_the_device.wait().await, Err(EngineError::ShuttingDown)));
     assert_eq!(rig.metrics.queue_size.get(), 0);
 }
 
