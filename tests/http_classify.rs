@@ -1,4 +1,10 @@
 //! `/classify`: photos in, each with its own answer, in all forms.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is its failure"
+)]
 
 mod service;
 

@@ -1,4 +1,10 @@
 //! Every row of the error table, and that a refused client sees its answer.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is its failure"
+)]
 
 mod service;
 
@@ -9,6 +15,9 @@ use service::{Connection, DEVICE_LOSS, Running, Setup};
 
 const PNG: [(&str, &str); 1] = [("content-type", "image/png")];
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+
+/// Query, headers, body, and a word that the message must hold.
+type Malformed<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, &'a str);
 
 fn row(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
@@ -21,7 +30,7 @@ fn what_is_malformed_is_a_400_that_names_the_fault() {
     let form = [("content-type", FORM)];
     let unknown_field =
         b"--xXxXx\r\ncontent-disposition: form-data; name=\"colour\"\r\n\r\nred\r\n--xXxXx--\r\n";
-    let cases: [(&str, &[(&str, &str)], Vec<u8>, &str); 16] = [
+    let cases: [Malformed<'_>; 16] = [
         ("", &JSON, b"{\"inputs\": ".to_vec(), "JSON"),
         ("", &JSON, b"{}".to_vec(), "inputs"),
         ("", &JSON, b"{\"inputs\": 5}".to_vec(), "base64"),

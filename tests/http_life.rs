@@ -1,4 +1,10 @@
 //! The life of the service: clients that leave, its meters, its end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is its failure"
+)]
 
 mod service;
 

@@ -191,9 +191,14 @@ impl From<ImageError> for ApiError {
     fn from(error: ImageError) -> Self {
         let message = error.to_string();
         match error {
-            ImageError::UnsupportedFormat => Self::UnsupportedMediaType(message),
-            ImageError::TooManyPixels { .. } => Self::TooManyPixels(message),
-            _ => Self::UndecodableImage(message),
+            ImageError::UnsupportedFormat { .. } => Self::UnsupportedMediaType(message),
+            ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. } => {
+                Self::TooManyPixels(message)
+            }
+            // The last two: a photo of such proportions that nothing is left of it after resizing.
+            ImageError::Undecodable { .. } | ImageError::Shape { .. } | ImageError::Geometry { .. } => {
+                Self::UndecodableImage(message)
+            }
         }
     }
 }

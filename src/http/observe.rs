@@ -72,21 +72,13 @@ pub(super) async fn observe(State(service): State<Service>, request: Request, ne
         if head.headers.contains_key(header::EXPECT) { Sending::WhenAsked } else { Sending::Unasked };
     let (body, unfinished) = Lingering::new(body, sending, service.settings().max_body_bytes);
 
-    let mut answer = pin!(next.run(Request::from_parts(head, Body::new(body))));
-    let outcome = poll_fn(|context| {
-        // After a panic the future is never polled again.
-        match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_) => Poll::Ready(Err(ApiError::Internal("a handler panicked".to_owned()))),
-        }
-    })
-    .await;
-    let mut response = outcome.unwrap_or_else(IntoResponse::into_response);
+    let answer = next.run(Request::from_parts(head, Body::new(body)));
+    let mut response = uninterrupted(answer).await.unwrap_or_else(IntoResponse::into_response);
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         error.log(&id.0);
         service.metrics().reject(error.code());
         let rendered = error.render(&id.0);
-        // Headers that inner layers set on the bare answer (`allow`, CORS) stay.
+        // Headers that inner layers set on the bare answer (`allow`, CORS) stay; each is set once.
         let set = std::mem::take(response.headers_mut());
         response = rendered;
         response.headers_mut().extend(set.into_iter().filter(|(name, _)| {
@@ -102,4 +94,33 @@ pub(super) async fn observe(State(service): State<Service>, request: Request, ne
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// The answer of a handler, or the error that stands for its panic.
+async fn uninterrupted<T>(answer: impl Future<Output = T>) -> Result<T, ApiError> {
+    let mut answer = pin!(answer);
+    poll_fn(|context| {
+        // After a panic the future is never polled again.
+        match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(ApiError::Internal("a handler panicked".to_owned()))),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_becomes_a_500() {
+        let handler = async {
+            tokio::task::yield_now().await;
+            panic!("a handler's bug")
+        };
+        let error = uninterrupted::<Response>(handler).await.expect_err("no answer");
+        assert_eq!(error.row(), (500, "internal"));
+        assert_eq!(uninterrupted(async { 7 }).await.ok(), Some(7));
+    }
 }

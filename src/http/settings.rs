@@ -51,8 +51,8 @@ impl Default for ServeSettings {
             max_body_bytes: 20 * 1024 * 1024,
             max_inflight_bytes: 512 * 1024 * 1024,
             max_pixels: 178_956_970,
-            // The largest photo allowed takes 3 × max_pixels bytes; one of them must always fit.
-            decode_memory_bytes: 1024 * 1024 * 1024,
+            // A photo at the limit of pixels takes this much in the hungriest format.
+            decode_memory_bytes: 2 * 1024 * 1024 * 1024,
             api_keys: Vec::new(),
             cors_allow_origins: Vec::new(),
             drain_delay: Duration::ZERO,

@@ -3,6 +3,12 @@
 //! The runner's logits are the mean red, green and blue of a photo, so that every photo has an answer of its own. It
 //! can be held, to decide what happens while the device is busy, and some colours make it fail.
 #![allow(dead_code, reason = "each test program uses its own part of this harness")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is its failure"
+)]
 
 pub mod client;
 pub mod photos;
@@ -14,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use featherlight::engine::{Engine, EngineMetrics, EngineStatus, ModelSpec, Prepared, Runner, RunnerError};
 use featherlight::http::{Function, ModelInfo, ServeSettings, Service};
-use featherlight::image::{ImageError, Pixels};
+use featherlight::image::{DecodeLimits, ImageError, MemoryBudget, Pixels, Processor};
 use featherlight::telemetry::Telemetry;
 use tokio::sync::oneshot;
 
@@ -86,19 +92,19 @@ fn score(photo: &Prepared) -> Result<Vec<f32>, RunnerError> {
     }
 }
 
-/// Decodes, and squeezes the photo to 8 × 8 pixels.
-fn prepare(bytes: &[u8]) -> Result<Pixels, ImageError> {
-    let format = image::guess_format(bytes).map_err(|_| ImageError::UnsupportedFormat)?;
-    let undecodable = |error: image::ImageError| ImageError::Undecodable { reason: error.to_string() };
-    let size = image::ImageReader::with_format(std::io::Cursor::new(bytes), format);
-    let (width, height) = size.into_dimensions().map_err(undecodable)?;
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels > photos::MAX_PIXELS {
-        return Err(ImageError::TooManyPixels { pixels, limit: photos::MAX_PIXELS });
-    }
-    let photo = image::load_from_memory_with_format(bytes, format).map_err(undecodable)?;
-    let small = photo.resize_exact(8, 8, image::imageops::FilterType::Triangle).to_rgb8();
-    Pixels::new(8, 8, small.into_raw())
+/// The real decoder, and a processor that squeezes a photo to 8 × 8 pixels.
+fn prepare(settings: &ServeSettings) -> impl Fn(&[u8]) -> Result<Pixels, ImageError> + Send + Sync + 'static {
+    let config = serde_json::json!({
+        "do_resize": true, "size": {"height": 8, "width": 8}, "resample": 2, "do_center_crop": false,
+        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    });
+    let processor = Processor::from_json(&config).expect("a processor");
+    let limits = DecodeLimits {
+        max_pixels: settings.max_pixels,
+        memory: Arc::new(MemoryBudget::new(settings.decode_memory_bytes)),
+    };
+    move |bytes| processor.prepare(bytes, &limits)
 }
 
 /// What a test may choose.
@@ -148,7 +154,8 @@ impl Running {
         let spec = ModelSpec { name: "colours".into(), height: 8, width: 8 };
         let runner = MeanColour { hand: hand.clone(), pace };
         let factory = Box::new(move || Ok(Box::new(runner) as Box<dyn Runner>));
-        let engine = Engine::start(settings.engine.clone(), spec, Arc::new(prepare), factory, metrics);
+        let prepare = Arc::new(prepare(&settings));
+        let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics);
         let model = ModelInfo {
             name: "colours".to_owned(),
             architecture: "mean".to_owned(),

@@ -5,9 +5,6 @@ use std::io::Cursor;
 use base64::Engine as _;
 use image::{ImageFormat, Rgb, RgbImage};
 
-/// What the tests' decoder takes, pixels.
-pub const MAX_PIXELS: u64 = 4_000_000;
-
 /// A PNG of one colour.
 pub fn plain(colour: [u8; 3]) -> Vec<u8> {
     encode(&RgbImage::from_pixel(24, 16, Rgb(colour)), ImageFormat::Png)
