@@ -34,7 +34,8 @@ pub struct DecodeLimits {
 }
 
 impl Default for DecodeLimits {
-    /// Pillow's limit of pixels (a quarter of 2 GiB of 3-byte pixels), and 2 GiB, enough for a photo at that limit in any format.
+    /// Pillow's limit at which it refuses to open a photo without asking (178,956,970 is twice its warning level of
+    /// 89,478,485), and 2 GiB, which most formats need less of at that limit.
     fn default() -> Self {
         Self { max_pixels: 178_956_970, memory: Arc::new(MemoryBudget::new(2 << 30)) }
     }
@@ -69,8 +70,8 @@ impl Deref for Decoded {
 
 /// Decodes a photo to RGB and turns it upright by its EXIF orientation.
 ///
-/// JPEG, PNG, WebP, GIF, BMP and TIFF are served; of an animation, the first frame. Alpha is dropped, not blended; grey,
-/// palette and CMYK become RGB as in Pillow's `convert("RGB")`. Blocks while the memory budget is taken.
+/// JPEG, PNG, WebP, GIF, BMP and TIFF are served; of an animation, the first frame. Alpha is dropped, not blended;
+/// grey, palette and CMYK become RGB as in Pillow's `convert("RGB")`. Blocks while the memory budget is taken.
 ///
 /// # Errors
 /// [`ImageError::UnsupportedFormat`], [`ImageError::Undecodable`], [`ImageError::TooManyPixels`] or
@@ -106,7 +107,7 @@ fn decode_other(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<D
                 return Err(format.undecodable("a frame is larger than the picture"));
             }
             // Luma and chroma planes or four channels, alpha on its own, and for an animation frame and canvas.
-            let planes = if survey.animated { 14 } else { 6 };
+            let planes = if survey.animated { 15 } else { 7 };
             let working = u64::from(width) * u64::from(height) * planes + ALLOWANCE;
             let turn = survey.exif.map_or(Orientation::NoTransforms, orientation);
             run_turned(format, decoder, working, limits, turn)

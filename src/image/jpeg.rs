@@ -70,10 +70,11 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, ImageError
         working: survey.working_bytes(width as u64, height as u64, usize::from(info.components)),
         orientation: turn,
     };
+    // Strict as it is, the decoder does not notice when only the last rows are cut.
+    if !survey.ended {
+        return Err(Format::Jpeg.undecodable("the file ends too early (truncated)"));
+    }
     plan.run(limits, |buffer| {
-        if !survey.ended {
-            return Err(Format::Jpeg.undecodable("the file ends too early (truncated)"));
-        }
         decoder.decode_into(buffer).map_err(refusal)?;
         Ok(image::ColorType::Rgb8)
     })

@@ -1,8 +1,8 @@
 //! `preprocessor_config.json`: what a model wants done to a photo before it sees it.
 //!
 //! A [`Processor`] is read from a model folder once, then applied to every photo by the decode pool and the evaluator:
-//! decode, resize, centre crop, in this order, to a size known beforehand. Rescaling and normalising belong to the device
-//! and are only described here. Fields that would change the pixels in a way not built are refused by name.
+//! decode, resize, centre crop, in this order, to a size known beforehand. Rescaling and normalising belong to the
+//! device and are only described here. Fields that would change the pixels in a way not built are refused by name.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
 //! Preprocessing as timm describes it: the `pretrained_cfg` in a timm model's `config.json`.
 //!
-//! The model folder's reader calls [`Processor::from_timm`] where a folder has no `preprocessor_config.json`. What
-//! timm leaves out of a `pretrained_cfg` has one documented default each (`timm/data/config.py`), taken here. Only timm's
-//! evaluation transform is described, never its training augmentation.
+//! The model folder's reader calls [`Processor::from_timm`] where a folder has no `preprocessor_config.json`. What is
+//! left out of a `pretrained_cfg` has one documented default each (`timm/data/config.py`), taken here. Only the
+//! evaluation transform is described, never the training augmentation.
 
 use std::path::PathBuf;
 
@@ -20,8 +20,8 @@ const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 const STD: [f64; 3] = [0.229, 0.224, 0.225];
 
 impl Processor {
-    /// The processing of a timm `pretrained_cfg`: the shortest edge is resized to ⌊size / crop_pct⌋ (crop mode `squash`:
-    /// both sides are), then the middle is cut out.
+    /// The processing of a timm `pretrained_cfg`: the shortest edge is resized to ⌊size / crop_pct⌋ (in crop mode
+    /// `squash`, both sides are), then the middle is cut out.
     ///
     /// An odd margin is halved downwards, as transformers does; torchvision rounds every other one of them up.
     ///
