@@ -1,0 +1,204 @@
+//! The one table of errors: what went wrong → status, `error.code`, headers.
+//!
+//! Handlers return [`ApiError`]; `observe.rs` renders it, since only there the request's id is known. Details of
+//! internal errors are logged and never sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::engine::EngineError;
+use crate::image::ImageError;
+
+/// Why a request, or one photo of it, got no predictions. The text is for the client.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("{0}")]
+    BadRequest(String),
+    #[error(
+        "this service wants an API key, and none that it knows was sent; use `Authorization: Bearer KEY` or `x-api-key: KEY`"
+    )]
+    Unauthorized,
+    #[error("nothing is served at {0}; GET / shows what is")]
+    NotFound(String),
+    #[error("{0}")]
+    ModelNotFound(String),
+    #[error("{method} is not served at {path}")]
+    MethodNotAllowed { method: String, path: String },
+    #[error("the body did not arrive within {0:?}")]
+    RequestTimeout(Duration),
+    #[error("the body is larger than {limit} bytes")]
+    BodyTooLarge { limit: u64 },
+    #[error("{0}")]
+    UnsupportedMediaType(String),
+    #[error("{0}")]
+    UndecodableImage(String),
+    #[error("{0}")]
+    TooManyPixels(String),
+    #[error("the service is at its limit; try again in {} s", .retry_after.as_secs())]
+    Overloaded { retry_after: Duration },
+    #[error("the model is not loaded yet")]
+    NotReady,
+    #[error("the service is shutting down")]
+    ShuttingDown,
+    #[error("the device that runs the model is unavailable")]
+    DeviceUnavailable(Arc<str>),
+    #[error("the deadline passed before the answer")]
+    DeadlineExceeded,
+    #[error("an error inside the service; its log holds the details under this request id")]
+    Internal(String),
+    #[error("the client left")]
+    ClientLeft,
+}
+
+/// The statuses a request can end with, each a label value of `http_requests_total`; 499: the client left.
+pub(super) const STATUSES: [u16; 14] = [200, 204, 400, 401, 404, 405, 408, 413, 415, 422, 499, 500, 503, 504];
+
+/// The codes counted in `rejected_total`: requests or photos turned away before inference.
+pub(super) const REJECTIONS: [&str; 12] = [
+    "bad_request",
+    "unauthorized",
+    "model_not_found",
+    "request_timeout",
+    "body_too_large",
+    "unsupported_media_type",
+    "undecodable_image",
+    "too_many_pixels",
+    "overloaded",
+    "not_ready",
+    "shutting_down",
+    "device_unavailable",
+];
+
+impl ApiError {
+    /// The row of the table: status and `error.code`.
+    pub(super) fn row(&self) -> (u16, &'static str) {
+        match self {
+            Self::BadRequest(_) => (400, "bad_request"),
+            Self::Unauthorized => (401, "unauthorized"),
+            Self::NotFound(_) => (404, "not_found"),
+            Self::ModelNotFound(_) => (404, "model_not_found"),
+            Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
+            Self::RequestTimeout(_) => (408, "request_timeout"),
+            Self::BodyTooLarge { .. } => (413, "body_too_large"),
+            Self::UnsupportedMediaType(_) => (415, "unsupported_media_type"),
+            Self::UndecodableImage(_) => (422, "undecodable_image"),
+            Self::TooManyPixels(_) => (422, "too_many_pixels"),
+            Self::ClientLeft => (499, "client_left"),
+            Self::Internal(_) => (500, "internal"),
+            Self::Overloaded { .. } => (503, "overloaded"),
+            Self::NotReady => (503, "not_ready"),
+            Self::ShuttingDown => (503, "shutting_down"),
+            Self::DeviceUnavailable(_) => (503, "device_unavailable"),
+            Self::DeadlineExceeded => (504, "deadline_exceeded"),
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.row().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.row().1
+    }
+
+    /// When a 503 may be tried again: by the queue's measure, or the second that a start or a replacement takes.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::NotReady | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            Self::DeviceUnavailable(_) => Some(Duration::from_secs(30)),
+            _ => None,
+        }
+    }
+
+    /// Writes what the operator should know; clients' mistakes are no news.
+    pub(super) fn log(&self, request_id: &str) {
+        match self {
+            Self::Internal(detail) => tracing::error!(request_id, detail, "internal error"),
+            Self::DeviceUnavailable(reason) => {
+                tracing::warn!(request_id, %reason, "refused: the device is unavailable");
+            }
+            _ => {}
+        }
+    }
+
+    /// The `error` object.
+    pub(super) fn body<'a>(&self, request_id: &'a str) -> ErrorBody<'a> {
+        ErrorBody { code: self.code(), message: self.to_string(), request_id }
+    }
+
+    /// The whole answer.
+    pub(super) fn render(&self, request_id: &str) -> Response {
+        let body = Envelope { error: self.body(request_id) };
+        let mut response = (self.status(), axum::Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(time) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));
+        }
+        if matches!(self, Self::Unauthorized) {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// The `error` object of an answer.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorBody<'a> {
+    code: &'static str,
+    message: String,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: ErrorBody<'a>,
+}
+
+impl IntoResponse for ApiError {
+    /// A bare status that carries the error; `observe.rs` turns it into the full answer.
+    fn into_response(self) -> Response {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Overloaded { retry_after } => Self::Overloaded { retry_after },
+            EngineError::NotReady => Self::NotReady,
+            EngineError::ShuttingDown => Self::ShuttingDown,
+            EngineError::DeviceUnavailable { reason } => Self::DeviceUnavailable(reason),
+            EngineError::DeadlineExceeded => Self::DeadlineExceeded,
+            EngineError::UnknownModel { .. } => Self::ModelNotFound(error.to_string()),
+            EngineError::TooManyPhotos { .. } | EngineError::TensorSize { .. } => {
+                Self::BadRequest(error.to_string())
+            }
+            EngineError::Photo(error) => Self::from(error),
+            EngineError::NonFinite => Self::Internal("the model's scores are not finite".to_owned()),
+            EngineError::Internal(detail) => Self::Internal(detail),
+        }
+    }
+}
+
+impl From<ImageError> for ApiError {
+    fn from(error: ImageError) -> Self {
+        let message = error.to_string();
+        match error {
+            ImageError::UnsupportedFormat { .. } => Self::UnsupportedMediaType(message),
+            ImageError::TooManyPixels { .. } | ImageError::TooMuchMemory { .. } => {
+                Self::TooManyPixels(message)
+            }
+            // The last two: a photo of such proportions that nothing is left of it after resizing.
+            ImageError::Undecodable { .. } | ImageError::Shape { .. } | ImageError::Geometry { .. } => {
+                Self::UndecodableImage(message)
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `/health`, `/health/ready`, `/health/live`: for load balancers and orchestrators.
+//!
+//! Live means that the process answers; ready means that photos are welcome. Neither waits for the engine.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::state::{Phase, Service};
+use crate::engine::EngineStatus;
+
+pub(super) async fn live() -> Response {
+    answer(StatusCode::OK, "live")
+}
+
+pub(super) async fn ready(State(service): State<Service>) -> Response {
+    if service.ready() {
+        return answer(StatusCode::OK, "ready");
+    }
+    let status = service.engine().status().borrow().clone();
+    let word = match status {
+        EngineStatus::Failed(_) => "failed",
+        EngineStatus::Starting if service.phase() == Phase::Serving => "starting",
+        _ => "shutting_down",
+    };
+    answer(StatusCode::SERVICE_UNAVAILABLE, word)
+}
+
+fn answer(status: StatusCode, word: &str) -> Response {
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({ "status": word }))).into_response()
+}

@@ -1,0 +1,150 @@
+//! `{"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}`.
+//!
+//! Called by `submission.rs`. `inputs` may be a list of such texts. Standard and URL-safe base64 are taken, with and
+//! without padding, also as a `data:` URL. Unknown fields are refused by name.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::alphabet::{STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::parameters::Parameters;
+use super::state::Service;
+use super::submission::{Photo, Submission};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request<'a> {
+    #[serde(borrow)]
+    inputs: Inputs<'a>,
+    #[serde(default)]
+    parameters: Option<Settings>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    top_k: Option<Value>,
+    function_to_apply: Option<String>,
+}
+
+/// One text or a list of them; borrowed from the body where it holds no escapes.
+struct Inputs<'a>(Vec<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Inputs<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InputsVisitor)
+    }
+}
+
+struct InputsVisitor;
+
+impl<'de> Visitor<'de> for InputsVisitor {
+    type Value = Inputs<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a photo as base64 text, or a list of them, in `inputs`")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Inputs(vec![Cow::Borrowed(text)]))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Inputs(vec![Cow::Owned(text.to_owned())]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(Text(text)) = list.next_element()? {
+            texts.push(text);
+        }
+        Ok(Inputs(texts))
+    }
+}
+
+/// A text, borrowed where possible.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Whether a body without a type is a JSON object; no photo is one.
+pub(super) fn looks_like(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<de::IgnoredAny>(body).is_ok()
+}
+
+/// Takes a JSON body apart.
+///
+/// # Errors
+/// `BadRequest` naming what is wrong; `Overloaded` when the memory for the decoded photos is in use.
+pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiError> {
+    let request: Request<'_> = serde_json::from_slice(body)
+        .map_err(|error| ApiError::BadRequest(format!("the JSON body cannot be used: {error}")))?;
+    let mut parameters = Parameters::default();
+    if let Some(settings) = request.parameters {
+        // A number or its text: the one check for all encodings reads text.
+        if let Some(value) = settings.top_k {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            parameters.set("top_k", &text)?;
+        }
+        if let Some(name) = settings.function_to_apply {
+            parameters.set("function_to_apply", &name)?;
+        }
+    }
+    let length: usize = request.inputs.0.iter().map(|text| text.len()).sum();
+    let reservation = service.bodies().reserve(length as u64 / 4 * 3);
+    let reservation = Arc::new(
+        reservation.ok_or_else(|| ApiError::Overloaded { retry_after: service.engine().retry_after() })?,
+    );
+    let photo = |(index, text): (usize, &Cow<'_, str>)| {
+        let bytes = decode(text).map_err(|error| {
+            ApiError::BadRequest(format!("`inputs` (photo {index}) is no base64 text: {error}"))
+        })?;
+        Ok(Photo { file: format!("inputs[{index}]"), bytes: reservation.clone().hold(bytes) })
+    };
+    let photos = request.inputs.0.iter().enumerate().map(photo).collect::<Result<_, ApiError>>()?;
+    Ok(Submission { photos, parameters })
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
+    let text = match text.split_once(',') {
+        Some((head, rest)) if head.trim_start().starts_with("data:") => rest,
+        _ => text,
+    };
+    let mut text = Cow::Borrowed(text);
+    if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
+        text = Cow::Owned(text.split_ascii_whitespace().collect());
+    }
+    let alphabet = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    GeneralPurpose::new(alphabet, config).decode(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_taken_in_both_alphabets_with_and_without_padding_and_as_a_data_url() {
+        let want = [251, 255, 190, 1];
+        for text in
+            ["+/++AQ==", "+/++AQ", "-_--AQ==", "-_--AQ", "data:image/png;base64,+/++AQ==", "+/++\r\nAQ=="]
+        {
+            assert_eq!(decode(text).as_deref(), Ok(&want[..]), "{text}");
+        }
+        assert!(decode("+/++A!").is_err());
+    }
+
+    #[test]
+    fn only_a_whole_json_object_looks_like_one() {
+        assert!(looks_like(b" {\"inputs\": \"\"}"));
+        assert!(!looks_like(b"{ not json"));
+        assert!(!looks_like(b"\x89PNG"));
+    }
+}

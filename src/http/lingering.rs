@@ -1,0 +1,99 @@
+//! A request body that is read on after an early refusal, so that the client sees the answer.
+//!
+//! `observe.rs` wraps every body. When a handler lets go of a body before its end (401, 413, 415, 503 …) the rest is
+//! read and thrown away in the background, within a bound of bytes and of time: closing the socket on a client that is
+//! still writing would reset the connection under the answer. Nothing here changes what a handler reads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+/// The longest that a refused body is read on.
+const TIME: Duration = Duration::from_secs(1);
+/// Read on at most this far beyond what the service would have taken anyway.
+const BYTES: u64 = 1024 * 1024;
+
+/// Whether the client sends its body unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// It does.
+    Unasked,
+    /// It sent `Expect: 100-continue` and waits to be asked, or refused: there is nothing to read on.
+    WhenAsked,
+}
+
+/// The wrapped body.
+pub(super) struct Lingering {
+    inner: Option<Body>,
+    sending: Sending,
+    allowance: u64,
+    unfinished: Arc<AtomicBool>,
+}
+
+impl Lingering {
+    /// Wraps `inner`; the flag turns true when the body was let go before its end.
+    pub(super) fn new(inner: Body, sending: Sending, max_body_bytes: u64) -> (Self, Arc<AtomicBool>) {
+        let unfinished = Arc::new(AtomicBool::new(false));
+        let allowance = max_body_bytes.saturating_add(BYTES);
+        (Self { inner: Some(inner), sending, allowance, unfinished: unfinished.clone() }, unfinished)
+    }
+}
+
+impl HttpBody for Lingering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(inner).poll_frame(context);
+        self.sending = Sending::Unasked;
+        match &polled {
+            Poll::Ready(None | Some(Err(_))) => self.inner = None,
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.allowance = self.allowance.saturating_sub(length);
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let Some(body) = self.inner.take().filter(|body| !body.is_end_stream()) else { return };
+        self.unfinished.store(true, Ordering::Release);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.sending == Sending::Unasked {
+            runtime.spawn(tokio::time::timeout(TIME, read_on(body, self.allowance.max(BYTES))));
+        }
+    }
+}
+
+async fn read_on(mut body: Body, mut allowance: u64) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        allowance = allowance.saturating_sub(length);
+        if allowance == 0 {
+            return;
+        }
+    }
+}

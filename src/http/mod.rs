@@ -1,0 +1,31 @@
+//! The HTTP service: requests in, JSON out.
+//!
+//! `main` builds a [`Service`] around a running engine and hands it to [`serve`] with a listener and a shutdown signal;
+//! tests do the same with sockets and signals of their own. One file a resource; statuses stand in `error.rs`. Nothing
+//! here ever sees a tensor or opens a file.
+
+mod auth;
+mod body;
+mod classify;
+mod cors;
+mod error;
+mod health;
+mod info;
+mod json;
+mod lingering;
+mod metrics;
+mod multipart;
+mod observe;
+mod page;
+mod parameters;
+mod router;
+mod scores;
+mod server;
+mod settings;
+mod state;
+mod submission;
+
+pub use scores::Function;
+pub use server::serve;
+pub use settings::ServeSettings;
+pub use state::{ModelInfo, Service};

@@ -1,0 +1,94 @@
+//! What a client sent: photos and parameters, whatever the encoding.
+//!
+//! `classify.rs` asks [`Encoding::of`] before it reads the body, so that a wrong type is refused unread, and
+//! [`parse`] after. The encodings themselves are in `json.rs` and `multipart.rs`. No photo is decoded here.
+
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+
+use super::error::ApiError;
+use super::parameters::Parameters;
+use super::state::Service;
+use super::{json, multipart};
+
+/// One photo of a request.
+#[derive(Debug)]
+pub(super) struct Photo {
+    /// Its name among several: the file's name, or the field's.
+    pub(super) file: String,
+    /// As sent, encoded.
+    pub(super) bytes: Bytes,
+}
+
+/// The content of a request.
+#[derive(Debug)]
+pub(super) struct Submission {
+    /// At least one, in the order sent.
+    pub(super) photos: Vec<Photo>,
+    /// From the body alone.
+    pub(super) parameters: Parameters,
+}
+
+/// How a body holds its photos.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// The body is the photo.
+    Raw,
+    /// `{"inputs": "<base64>", …}`.
+    Json,
+    /// A form with files.
+    Multipart {
+        /// The line between its parts.
+        boundary: String,
+    },
+    /// The type says nothing: JSON if it is JSON, otherwise a photo.
+    Unknown,
+}
+
+impl Encoding {
+    /// By the content type.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(Self::Unknown) };
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            // What `curl --data-binary` sends when nobody tells it the type.
+            "" | "application/octet-stream" | "application/x-www-form-urlencoded" => Ok(Self::Unknown),
+            "application/json" => Ok(Self::Json),
+            "multipart/form-data" => {
+                let boundary = multer::parse_boundary(&*text).map_err(|_| {
+                    ApiError::BadRequest("multipart/form-data without its `boundary`".to_owned())
+                })?;
+                Ok(Self::Multipart { boundary })
+            }
+            image if image.starts_with("image/") => Ok(Self::Raw),
+            other => Err(ApiError::UnsupportedMediaType(format!(
+                "`{other}` is not served; send image/*, application/octet-stream, multipart/form-data or application/json"
+            ))),
+        }
+    }
+}
+
+/// Takes a whole body apart.
+pub(super) async fn parse(
+    service: &Service,
+    encoding: Encoding,
+    body: Bytes,
+) -> Result<Submission, ApiError> {
+    let submission = match encoding {
+        Encoding::Raw => raw(body),
+        Encoding::Json => json::parse(service, &body)?,
+        Encoding::Multipart { boundary } => multipart::parse(service, body, boundary).await?,
+        Encoding::Unknown if json::looks_like(&body) => json::parse(service, &body)?,
+        Encoding::Unknown => raw(body),
+    };
+    if submission.photos.is_empty() {
+        return Err(ApiError::BadRequest("the request holds no photo".to_owned()));
+    }
+    Ok(submission)
+}
+
+fn raw(bytes: Bytes) -> Submission {
+    let photo = Photo { file: "photo".to_owned(), bytes };
+    Submission { photos: vec![photo], parameters: Parameters::default() }
+}

@@ -1,0 +1,268 @@
+//! The life of the service: clients that leave, its meters, its end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is its failure"
+)]
+
+mod service;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use service::photos;
+use service::{Connection, Running, Setup, metric};
+
+const PNG: [(&str, &str); 1] = [("content-type", "image/png")];
+
+#[test]
+fn every_metric_exists_at_zero_before_the_first_request() {
+    let service = Running::start();
+    let text = service.get("/metrics").text();
+    let zero = [
+        "featherlight_http_requests_received_total{route=\"/classify\"}",
+        "featherlight_http_requests_total{route=\"/classify\",status=\"200\"}",
+        "featherlight_http_requests_total{route=\"/classify\",status=\"499\"}",
+        "featherlight_http_requests_total{route=\"other\",status=\"404\"}",
+        "featherlight_http_request_duration_seconds_count{route=\"/classify\"}",
+        "featherlight_queue_size",
+        "featherlight_queue_duration_seconds_count",
+        "featherlight_decode_duration_seconds_count",
+        "featherlight_inference_duration_seconds_count",
+        "featherlight_batch_size_count",
+        "featherlight_predictions_total",
+        "featherlight_dropped_total{reason=\"disconnected\"}",
+        "featherlight_dropped_total{reason=\"deadline\"}",
+        "featherlight_rejected_total{reason=\"overloaded\"}",
+        "featherlight_rejected_total{reason=\"too_many_pixels\"}",
+    ];
+    for line in zero {
+        assert_eq!(metric(&text, line), 0.0, "{line}");
+    }
+    assert_eq!(metric(&text, "featherlight_ready"), 1.0);
+    assert_eq!(metric(&text, "featherlight_http_requests_in_flight"), 1.0, "the one that asks");
+    let model =
+        "featherlight_model_info{architecture=\"mean\",device=\"cpu\",dtype=\"f32\",model=\"colours\"}";
+    assert_eq!(metric(&text, model), 1.0);
+    assert!(metric(&text, "process_resident_memory_bytes") > 0.0);
+}
+
+#[test]
+fn at_rest_as_many_requests_were_answered_as_received_clients_that_left_included() {
+    let service = Running::with_settings(|settings| settings.engine.max_batch_size = 1);
+    let photo = photos::plain([90, 0, 0]);
+    service.hand.hold();
+    let mut leavers = Vec::new();
+    for _ in 0..5 {
+        let mut connection = service.connect();
+        connection.write(&Connection::head("POST", "/classify", &PNG, photo.len()));
+        connection.write(&photo);
+        leavers.push(connection);
+    }
+    let mut half = service.connect();
+    half.write(&Connection::head("POST", "/classify", &PNG, photo.len()));
+    half.write(&photo[..20]);
+    service.until(|service| {
+        service.metric("featherlight_http_requests_received_total{route=\"/classify\"}") == 6.0
+    });
+    // One photo is on the device and held there; four wait.
+    service.until(|service| service.metric("featherlight_decode_duration_seconds_count") == 5.0);
+    half.hang_up();
+    leavers.into_iter().for_each(Connection::hang_up);
+    let left = "featherlight_http_requests_total{route=\"/classify\",status=\"499\"}";
+    service.until(|service| service.metric(left) == 6.0);
+    service.hand.release();
+    assert_eq!(service.classify("", &PNG, &photo).status, 200);
+    assert_eq!(service.classify("?top_k=0", &PNG, &photo).status, 400);
+    let text = service.get("/metrics").text();
+    let sum = |name: &str| -> f64 {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines
+            .map(|line| {
+                line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+            })
+            .sum()
+    };
+    let received = sum("featherlight_http_requests_received_total");
+    assert_eq!(received, sum("featherlight_http_requests_total") + 1.0, "all but the one that asks");
+    assert_eq!(metric(&text, "featherlight_queue_size"), 0.0);
+    let dropped = metric(&text, "featherlight_dropped_total{reason=\"disconnected\"}");
+    assert_eq!(dropped, 4.0, "those behind the held one never reached the device");
+    assert_eq!(metric(&text, "featherlight_predictions_total"), 2.0, "the held one, and the one that stayed");
+}
+
+#[test]
+fn every_answer_carries_a_request_id_the_clients_own_if_it_is_fit() {
+    let service = Running::start();
+    let own = service.connect().send("GET", "/nowhere", &[("x-request-id", "abc-123")], b"");
+    assert_eq!(own.header("x-request-id"), Some("abc-123"));
+    assert_eq!(own.json()["error"]["request_id"], "abc-123");
+    let unfit = service.connect().send("GET", "/health", &[("x-request-id", "with spaces")], b"");
+    assert_eq!(unfit.header("x-request-id").map(str::len), Some(36), "a UUID: {unfit:?}");
+}
+
+#[test]
+fn origins_on_the_list_may_call_and_others_may_not() {
+    let service =
+        Running::with_settings(|settings| settings.cors_allow_origins = vec!["https://a.example".into()]);
+    let preflight = |origin: &str| {
+        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        service.connect().send("OPTIONS", "/classify", &headers, b"")
+    };
+    let granted = preflight("https://a.example");
+    assert_eq!(granted.status, 204);
+    assert_eq!(granted.header("access-control-allow-origin"), Some("https://a.example"));
+    assert!(
+        granted.header("access-control-allow-headers").is_some_and(|list| list.contains("authorization"))
+    );
+    let refused = preflight("https://b.example");
+    assert_eq!(refused.status, 405);
+    assert_eq!(refused.header("access-control-allow-origin"), None);
+    let bad = service.connect().send("POST", "/classify?top_k=0", &[("origin", "https://a.example")], b"x");
+    assert_eq!(bad.code(), "bad_request");
+    assert_eq!(
+        bad.header("access-control-allow-origin"),
+        Some("https://a.example"),
+        "errors can be read too"
+    );
+    assert_eq!(bad.header("vary"), Some("origin"));
+}
+
+#[test]
+fn the_page_and_the_information_are_there_and_head_asks_for_no_body() {
+    let service = Running::start();
+    let page = service.get("/");
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
+    let text = page.text();
+    let outside: Vec<_> = text
+        .match_indices("http")
+        .filter(|(at, _)| {
+            let rest = &text[*at..];
+            (rest.starts_with("http://") || rest.starts_with("https://"))
+                && !rest.starts_with("http://www.w3.org/2000/svg")
+        })
+        .collect();
+    assert!(outside.is_empty(), "no outside requests: {outside:?}");
+    let head = service.connect().send("HEAD", "/", &[], b"");
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(head.header("content-length"), page.header("content-length"));
+    let info = service.get("/info").json();
+    assert_eq!(info["model"]["name"], "colours");
+    assert_eq!(info["model"]["labels"], serde_json::json!(service::labels()));
+}
+
+#[test]
+fn a_connection_that_never_sends_its_head_is_closed() {
+    let service = Running::with_settings(|settings| settings.header_timeout = Duration::from_millis(100));
+    let mut connection = service.connect();
+    connection.write(b"POST /classify HT");
+    assert!(connection.closed());
+}
+
+#[test]
+fn during_the_drain_delay_the_service_is_unready_but_still_serves() {
+    let mut service = Running::with_settings(|settings| settings.drain_delay = Duration::from_secs(3));
+    service.signal();
+    service.until(|service| service.get("/health/ready").status == 503);
+    assert_eq!(service.metric("featherlight_ready"), 0.0);
+    assert_eq!(service.get("/health/live").status, 200);
+    assert_eq!(service.classify("", &PNG, &photos::plain([90, 0, 0])).status, 200);
+}
+
+#[test]
+fn while_it_drains_new_photos_are_refused_and_waiting_ones_answered() {
+    let mut service = Running::start();
+    let photo = photos::plain([90, 0, 0]);
+    service.hand.hold();
+    let mut idle = service.connect();
+    assert_eq!(idle.send("GET", "/health", &[], b"").status, 200);
+    let mut slow = service.connect();
+    slow.write(&Connection::head("POST", "/classify", &PNG, photo.len()));
+    let mut waiting = service.connect();
+    waiting.write(&Connection::head("POST", "/classify", &PNG, photo.len()));
+    waiting.write(&photo);
+    service.until(|service| service.metric("featherlight_decode_duration_seconds_count") == 1.0);
+    service.signal();
+    service.until(|service| service.get("/health/ready").status == 503);
+    let refused = idle.send("POST", "/classify", &PNG, &photo);
+    assert_eq!(refused.row(), (503, "shutting_down".to_owned()));
+    assert_eq!(refused.header("connection"), Some("close"));
+    assert!(refused.header("retry-after").is_some());
+    assert!(idle.closed());
+    let interrupted = slow.read_answer("POST").expect("an answer to the unfinished upload");
+    assert_eq!(interrupted.row(), (503, "shutting_down".to_owned()));
+    service.hand.release();
+    assert_eq!(waiting.read_answer("POST").expect("an answer").status, 200);
+    assert!(service.ended());
+    assert!(Connection::try_open(service.address).is_err(), "the port is closed");
+}
+
+#[test]
+fn at_the_end_of_the_grace_those_who_wait_are_told_and_the_service_ends() {
+    let mut service = Running::with_settings(|settings| settings.shutdown_grace = Duration::from_millis(200));
+    let photo = photos::plain([90, 0, 0]);
+    service.hand.hold();
+    let mut waiting = service.connect();
+    waiting.write(&Connection::head("POST", "/classify", &PNG, photo.len()));
+    waiting.write(&photo);
+    service.until(|service| service.metric("featherlight_decode_duration_seconds_count") == 1.0);
+    service.signal();
+    let answer = waiting.read_answer("POST").expect("an answer, though the device hangs");
+    assert_eq!(answer.row(), (503, "shutting_down".to_owned()));
+    assert!(service.ended());
+}
+
+#[test]
+fn an_idle_connection_is_closed_in_good_order() {
+    let mut service = Running::start();
+    let mut idle = service.connect();
+    assert_eq!(idle.send("GET", "/health", &[], b"").status, 200);
+    assert!(service.ended());
+    assert!(idle.closed(), "the end of the stream, not a reset");
+}
+
+#[test]
+fn under_load_no_request_before_the_port_closed_is_lost() {
+    for _ in 0..3 {
+        let mut setup = Setup { pace: Duration::from_millis(5), ..Setup::default() };
+        setup.settings.drain_delay = Duration::from_millis(200);
+        let mut service = Running::with(setup);
+        let photo = photos::plain([90, 0, 0]);
+        let address = service.address;
+        let (closed, served, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    while !closed.load(Ordering::Relaxed) {
+                        let Ok(mut connection) = Connection::try_open(address) else { return };
+                        // Reuses the connection until it is told to close it.
+                        loop {
+                            let answer = match connection.try_send("POST", "/classify", &PNG, &photo) {
+                                Ok(answer) => answer,
+                                Err(error) => {
+                                    let late = Connection::try_open(address).is_err();
+                                    assert!(late, "lost while the port was open: {error}");
+                                    return;
+                                }
+                            };
+                            if answer.status == 200 {
+                                served.fetch_add(1, Ordering::Relaxed);
+                            } else {
+                                assert_eq!(answer.row(), (503, "shutting_down".to_owned()));
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                            if answer.header("connection") == Some("close") {
+                                break;
+                            }
+                        }
+                    }
+                });
+            }
+            service.until(|_| served.load(Ordering::Relaxed) > 50);
+            assert!(service.ended());
+            closed.store(true, Ordering::Relaxed);
+        });
+        assert!(refused.load(Ordering::Relaxed) > 0, "the end came under load");
+    }
+}

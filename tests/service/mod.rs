@@ -1,0 +1,257 @@
+//! A running service for whole-HTTP tests: real sockets, a real decoder, and a runner that needs no weights.
+//!
+//! The runner's logits are the mean red, green and blue of a photo, so that every photo has an answer of its own. It
+//! can be held, to decide what happens while the device is busy, and some colours make it fail.
+#![allow(dead_code, reason = "each test program uses its own part of this harness")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step of a test is its failure"
+)]
+
+pub mod client;
+pub mod photos;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use featherlight::engine::{Engine, EngineMetrics, EngineStatus, ModelSpec, Prepared, Runner, RunnerError};
+use featherlight::http::{Function, ModelInfo, ServeSettings, Service};
+use featherlight::image::{DecodeLimits, ImageError, MemoryBudget, Pixels, Processor};
+use featherlight::telemetry::Telemetry;
+use tokio::sync::oneshot;
+
+pub use client::{Answer, Connection};
+
+/// A photo of this colour makes the model return an error for its batch.
+pub const POISON: [u8; 3] = [1, 2, 3];
+/// A photo of this colour makes the model panic.
+pub const PANIC: [u8; 3] = [3, 2, 1];
+/// A photo of this colour gets scores that are not numbers.
+pub const NOT_A_NUMBER: [u8; 3] = [2, 1, 3];
+/// A photo of this colour takes the device down.
+pub const DEVICE_LOSS: [u8; 3] = [2, 3, 1];
+
+pub fn labels() -> [&'static str; 3] {
+    ["red", "green", "blue"]
+}
+
+/// The hand on the device: while held, a forward pass does not begin.
+#[derive(Clone, Default)]
+pub struct Hand(Arc<(Mutex<bool>, Condvar)>);
+
+impl Hand {
+    pub fn hold(&self) {
+        *self.0.0.lock().expect("unpoisoned") = true;
+    }
+
+    pub fn release(&self) {
+        *self.0.0.lock().expect("unpoisoned") = false;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let held = self.0.0.lock().expect("unpoisoned");
+        drop(self.0.1.wait_while(held, |held| *held).expect("unpoisoned"));
+    }
+}
+
+struct MeanColour {
+    hand: Hand,
+    pace: Duration,
+}
+
+impl Runner for MeanColour {
+    fn run(&mut self, batch: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError> {
+        self.hand.wait();
+        std::thread::sleep(self.pace);
+        batch.iter().map(score).collect()
+    }
+}
+
+fn score(photo: &Prepared) -> Result<Vec<f32>, RunnerError> {
+    let Prepared::Pixels(pixels) = photo else {
+        return Err(RunnerError::Batch("these tests send photos".to_owned()));
+    };
+    let count = (pixels.width() * pixels.height()) as f32;
+    let mut means = [0.0_f32; 3];
+    for pixel in pixels.data().chunks_exact(3) {
+        for (mean, value) in means.iter_mut().zip(pixel) {
+            *mean += f32::from(*value) / count;
+        }
+    }
+    match means.map(|mean| mean.round() as u8) {
+        POISON => Err(RunnerError::Batch("poison".to_owned())),
+        PANIC => panic!("a model's bug"),
+        DEVICE_LOSS => Err(RunnerError::Device("the device fell off the bus".to_owned())),
+        NOT_A_NUMBER => Ok(vec![f32::NAN, 0.0, 0.0]),
+        _ => Ok(means.to_vec()),
+    }
+}
+
+/// The real decoder, and a processor that squeezes a photo to 8 × 8 pixels.
+fn prepare(settings: &ServeSettings) -> impl Fn(&[u8]) -> Result<Pixels, ImageError> + Send + Sync + 'static {
+    let config = serde_json::json!({
+        "do_resize": true, "size": {"height": 8, "width": 8}, "resample": 2, "do_center_crop": false,
+        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    });
+    let processor = Processor::from_json(&config).expect("a processor");
+    let limits = DecodeLimits {
+        max_pixels: settings.max_pixels,
+        memory: Arc::new(MemoryBudget::new(settings.decode_memory_bytes)),
+    };
+    move |bytes| processor.prepare(bytes, &limits)
+}
+
+/// What a test may choose.
+#[derive(Clone)]
+pub struct Setup {
+    pub settings: ServeSettings,
+    /// Time one forward pass takes.
+    pub pace: Duration,
+    /// Held from the start: the engine never gets through its warm-up until released.
+    pub cold: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { settings: ServeSettings::default(), pace: Duration::ZERO, cold: false }
+    }
+}
+
+/// A service at work on a port of its own.
+pub struct Running {
+    pub address: SocketAddr,
+    pub hand: Hand,
+    pub service: Service,
+    shutdown: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub fn start() -> Self {
+        Self::with(Setup::default())
+    }
+
+    pub fn with_settings(change: impl FnOnce(&mut ServeSettings)) -> Self {
+        let mut setup = Setup::default();
+        change(&mut setup.settings);
+        Self::with(setup)
+    }
+
+    pub fn with(setup: Setup) -> Self {
+        let Setup { settings, pace, cold } = setup;
+        let hand = Hand::default();
+        if cold {
+            hand.hold();
+        }
+        let telemetry = Telemetry::new().expect("a fresh registry");
+        let metrics = EngineMetrics::register(&telemetry.registry).expect("a fresh registry");
+        let spec = ModelSpec { name: "colours".into(), height: 8, width: 8 };
+        let runner = MeanColour { hand: hand.clone(), pace };
+        let factory = Box::new(move || Ok(Box::new(runner) as Box<dyn Runner>));
+        let prepare = Arc::new(prepare(&settings));
+        let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics);
+        let model = ModelInfo {
+            name: "colours".to_owned(),
+            architecture: "mean".to_owned(),
+            labels: labels().map(str::to_owned).to_vec().into(),
+            function: Function::default_for(3, None),
+            height: 8,
+            width: 8,
+            device: "cpu".to_owned(),
+            dtype: "f32".to_owned(),
+        };
+        let service =
+            Service::new(engine.expect("threads"), model, settings, telemetry).expect("a new registry");
+
+        let (shutdown, signal) = oneshot::channel::<()>();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("a bound socket");
+        let inner = service.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.expect("a runtime").block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let mut status = inner.engine().status();
+                if !cold {
+                    let ready = status.wait_for(|status| *status == EngineStatus::Ready).await;
+                    drop(ready.expect("the engine lives"));
+                }
+                let signal = async {
+                    let _ = signal.await;
+                };
+                featherlight::http::serve(listener, inner, signal).await;
+            });
+        });
+        let running = Self { address, hand, service, shutdown: Some(shutdown), thread: Some(thread) };
+        if !cold {
+            running.until(|running| running.service.ready());
+        }
+        running
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address)
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.connect().send("GET", path, &[], b"")
+    }
+
+    /// Posts to `/classify` + `query`, on a connection of its own.
+    pub fn classify(&self, query: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.connect().send("POST", &format!("/classify{query}"), headers, body)
+    }
+
+    /// The value of one line of `/metrics`, asked for without a request.
+    pub fn metric(&self, line: &str) -> f64 {
+        metric(&self.get("/metrics").text(), line)
+    }
+
+    pub fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !condition(self) {
+            assert!(Instant::now() < patience, "waited 30 s in vain");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The signal to end.
+    pub fn signal(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            let _ = shutdown.send(());
+        }
+    }
+
+    /// Waits until `serve` has returned; says whether it did within 30 s.
+    pub fn ended(&mut self) -> bool {
+        self.signal();
+        let Some(thread) = self.thread.take() else { return true };
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !thread.is_finished() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        thread.is_finished() && thread.join().is_ok()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.hand.release();
+        if !std::thread::panicking() {
+            assert!(self.ended(), "the service did not end");
+        }
+    }
+}
+
+/// The value on the line of `/metrics` that begins with `line` and a space; panics when there is none.
+pub fn metric(text: &str, line: &str) -> f64 {
+    let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no metric {line} in\n{text}")).parse().expect("a number")
+}
