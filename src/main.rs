@@ -3,13 +3,16 @@
 //! Exit status: 0 done, 1 the run failed, 2 the command line was wrong.
 
 mod cli;
+mod serve;
 
 use clap::Parser;
-use featherlight::model::{Inspection, ModelError, ModelFolder, verify};
+use featherlight::model::{Inspection, ModelFolder, verify};
+use std::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
+        cli::Command::Serve(arguments) => serve::run(*arguments).map(|()| ExitCode::SUCCESS),
         cli::Command::Inspect(arguments) => inspect(&arguments),
         cli::Command::Verify(arguments) => run_verify(&arguments),
     };
@@ -19,7 +22,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn inspect(arguments: &cli::Inspect) -> Result<ExitCode, ModelError> {
+fn inspect(arguments: &cli::Inspect) -> Result<ExitCode, Box<dyn Error>> {
     let mut inspection = Inspection::of(ModelFolder::open(&arguments.model)?.config())?;
     if let Some(rank) = arguments.lora_rank {
         inspection.adapt(rank as usize, &arguments.lora_target)?;
@@ -32,7 +35,7 @@ fn inspect(arguments: &cli::Inspect) -> Result<ExitCode, ModelError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, ModelError> {
+fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let difference = verify(&ModelFolder::open(&arguments.model)?, &arguments.expected)?;
     // Written so that a NaN fails.
     let within = difference <= arguments.tolerance;

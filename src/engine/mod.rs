@@ -8,6 +8,7 @@ mod batcher;
 mod decode_pool;
 mod error;
 mod metrics;
+mod model_runner;
 mod queue;
 mod slots;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use error::EngineError;
 pub use metrics::EngineMetrics;
+pub use model_runner::model_runner;
 pub use worker::{Runner, RunnerError, RunnerFactory};
 
 use crate::image::{ImageError, Pixels};

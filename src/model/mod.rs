@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod folder;
 mod inspect;
+mod loaded;
 mod timm;
 
 pub use adapter::{Adapter, AdapterConfig, matches_target, merge, save as save_adapter, v5_name};
@@ -19,6 +20,7 @@ pub use config::{Architecture, Config};
 pub use error::ModelError;
 pub use folder::{ModelFolder, build};
 pub use inspect::{Inspection, verify};
+pub use loaded::{LoadedModel, Photo};
 
 use crate::nn::{Linear, Parameter, Pass};
 use candle_core::{Result, Tensor};

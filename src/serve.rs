@@ -1,0 +1,120 @@
+//! `featherlight serve`: puts model, engine and HTTP together and runs until a signal ends it.
+
+use crate::cli;
+use featherlight::engine::{Engine, EngineMetrics, EngineSettings, EngineStatus, ModelSpec, model_runner};
+use featherlight::http::{self, Function, ModelInfo, ServeSettings, Service};
+use featherlight::image::{DecodeLimits, MemoryBudget};
+use featherlight::model::ModelFolder;
+use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves until SIGTERM or SIGINT, or until the model cannot be loaded.
+///
+/// # Errors
+/// If the folder, the address or the device cannot be used.
+pub fn run(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
+    start_logs(match arguments.log_format {
+        cli::Log::Text => LogFormat::Text,
+        cli::Log::Json => LogFormat::Json,
+    });
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments))
+}
+
+/// What the flags mean; a flag that was not given keeps its default.
+fn settings(arguments: &cli::Serve) -> ServeSettings {
+    let defaults = ServeSettings::default();
+    let engine = EngineSettings {
+        max_batch_size: arguments.max_batch_size.map_or(defaults.engine.max_batch_size, |n| n as usize),
+        max_queue_delay: Duration::from_millis(arguments.max_queue_delay_ms),
+        max_queue_size: arguments.max_queue_size.map_or(defaults.engine.max_queue_size, |n| n as usize),
+        decode_threads: arguments.decode_threads.map_or(defaults.engine.decode_threads, |n| n as usize),
+    };
+    let request_timeout = Duration::from_millis(arguments.request_timeout_ms);
+    ServeSettings {
+        host: arguments.host.clone(),
+        port: arguments.port,
+        engine,
+        request_timeout,
+        body_timeout: defaults.body_timeout.min(request_timeout),
+        max_body_bytes: arguments.max_body_bytes,
+        max_inflight_bytes: arguments.max_inflight_bytes.unwrap_or(defaults.max_inflight_bytes),
+        max_pixels: arguments.max_pixels,
+        decode_memory_bytes: arguments.decode_memory_bytes.unwrap_or(defaults.decode_memory_bytes),
+        api_keys: arguments.api_key.clone(),
+        cors_allow_origins: arguments.cors_allow_origin.clone(),
+        drain_delay: Duration::from_millis(arguments.drain_delay_ms),
+        shutdown_grace: Duration::from_millis(arguments.shutdown_grace_ms),
+        ..defaults
+    }
+}
+
+async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
+    let settings = settings(&arguments);
+    let folder = ModelFolder::open(&arguments.model)?;
+    let processor = folder.processor()?;
+    let (height, width) = processor.output_size();
+    let name = match arguments.model.canonicalize()?.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => folder.config().architecture.name().to_owned(),
+    };
+    let labels: Arc<[String]> = folder.config().labels.clone().into();
+    let problem = folder.config().multi_label.then_some("multi_label_classification");
+    let model = ModelInfo {
+        name: name.clone(),
+        architecture: folder.config().architecture.name().to_owned(),
+        function: Function::default_for(labels.len(), problem),
+        labels,
+        height,
+        width,
+        device: "cpu".to_owned(),
+        dtype: "f32".to_owned(),
+    };
+
+    let address = (settings.host.as_str(), settings.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {}:{}: {error}", settings.host, settings.port))?;
+    let local = listener.local_addr()?;
+
+    let telemetry = Telemetry::new()?;
+    let metrics = EngineMetrics::register(&telemetry.registry)?;
+    let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
+    let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
+    let prepare = Arc::new(move |bytes: &[u8]| processor.prepare(bytes, &limits));
+    let spec = ModelSpec { name: name.clone().into(), height, width };
+    let factory = model_runner(folder, arguments.adapter.clone());
+    let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics)?;
+    let mut status = engine.status();
+    let service = Service::new(engine, model, settings, telemetry)?;
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let ended = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let failed = async move {
+        loop {
+            match &*status.borrow_and_update() {
+                EngineStatus::Ready => {
+                    println!("Serving {name} on http://{local}");
+                    println!("Try: curl --data-binary @photo.jpg http://{local}/classify");
+                }
+                EngineStatus::Failed(reason) => return reason.to_string(),
+                _ => {}
+            }
+            if status.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = http::serve(listener, service, ended) => Ok(()),
+        reason = failed => Err(reason.into()),
+    }
+}
