@@ -5,6 +5,7 @@
 
 use super::{Checkpoint, Classifier, ModelError};
 use crate::nn::{Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
+use crate::randomness::Randomness;
 use candle_core::Tensor;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,8 @@ pub struct AdapterConfig {
 }
 
 /// v4 ending of a module → v5's.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 7] = [
+    ("attention.attention.relative_position_bias", "relative_position_bias"),
     ("attention.attention.query", "attention.q_proj"),
     ("attention.attention.key", "attention.k_proj"),
     ("attention.attention.value", "attention.v_proj"),
@@ -202,6 +204,65 @@ impl Adapter {
     }
 }
 
+/// Attaches fresh, trainable factors to every module that `config` targets: A uniform within ±1/√in, B zero (PEFT's
+/// initialisation), so that the model's logits are unchanged.
+///
+/// # Errors
+/// If a target matches no module; the message lists what there is.
+pub fn attach_new(
+    model: &mut dyn Classifier,
+    config: &AdapterConfig,
+    randomness: Randomness,
+) -> Result<(), ModelError> {
+    check_targets(model, &config.targets)?;
+    for (layer, linear) in model.linears_mut().into_iter().enumerate() {
+        let name = linear.name().to_owned();
+        if name == HEAD || !config.targets.iter().any(|target| matches_target(&name, target)) {
+            continue;
+        }
+        let Weight::Dense(weight) = &linear.weight;
+        let (outputs, inputs) = (weight.tensor().dims()[0], weight.tensor().dims()[1]);
+        let fresh = |own: &str, shape: [usize; 2], initialization: Initialization| {
+            let name = format!("{name}.{own}");
+            let tensor = initialization.tensor(randomness, &name, &shape, weight.tensor().device());
+            tensor.and_then(|tensor| Parameter::new(name.clone(), tensor, true)).map_err(|source| {
+                let source = ParameterError::Unreadable { name: name.clone(), source };
+                ModelError::Parameter { file: "adapter".into(), source }
+            })
+        };
+        let bound = 1.0 / (inputs as f32).sqrt();
+        linear.adapter = Some(LowRank {
+            down: fresh("lora_A.weight", [config.rank, inputs], Initialization::Uniform(bound))?,
+            up: fresh("lora_B.weight", [outputs, config.rank], Initialization::Constant(0.0))?,
+            scale: config.scale(),
+            dropout: config.dropout as f32,
+            layer: layer as u64,
+        });
+    }
+    Ok(())
+}
+
+/// The head's module: saved whole, never adapted.
+const HEAD: &str = "classifier";
+
+/// That every target means a module of the blocks.
+pub(super) fn check_targets(model: &dyn Classifier, targets: &[String]) -> Result<(), ModelError> {
+    let names: Vec<&str> =
+        model.linears().iter().map(|linear| linear.name()).filter(|name| *name != HEAD).collect();
+    let unknown = targets.iter().find(|target| !names.iter().any(|name| matches_target(name, target)));
+    let Some(target) = unknown else { return Ok(()) };
+    let known: std::collections::BTreeSet<String> = names.iter().map(|name| below_block(name)).collect();
+    let known = known.into_iter().collect::<Vec<_>>().join(", ");
+    Err(ModelError::Target { target: target.clone(), known })
+}
+
+/// A module's name below its block: `attention.attention.query` of `beit.encoder.layer.0.attention.attention.query`.
+fn below_block(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    let block = parts.iter().rposition(|part| part.parse::<usize>().is_ok());
+    parts[block.map_or(0, |index| index + 1)..].join(".")
+}
+
 fn parameter(name: &str, tensor: Tensor, trainable: bool) -> Result<Parameter, ParameterError> {
     Parameter::new(name.to_owned(), tensor, trainable)
         .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
@@ -239,7 +300,7 @@ pub fn save(
     std::fs::create_dir_all(folder).map_err(io(folder))?;
     let mut tensors = std::collections::HashMap::new();
     for linear in model.linears() {
-        let head = linear.parameters().filter(|_| linear.name() == "classifier");
+        let head = linear.parameters().filter(|_| linear.name() == HEAD);
         for parameter in linear.adapter_parameters().chain(head) {
             tensors.insert(format!("{PREFIX}{}", parameter.name()), parameter.tensor().clone());
         }

@@ -2,7 +2,8 @@
 //!
 //! Called by `featherlight inspect` and `featherlight verify`. Counting reads no weights and allocates none.
 
-use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build, matches_target};
+use super::adapter::{check_targets, matches_target};
+use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
 use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
 use candle_core::Tensor;
 use serde_json::{Value, json};
@@ -46,18 +47,11 @@ impl Inspection {
     /// # Errors
     /// If a target matches no module; the message lists what there is.
     pub fn adapt(&mut self, rank: usize, targets: &[String]) -> Result<(), ModelError> {
+        check_targets(&*self.model, targets)?;
         let linears = self.model.linears();
         let (head, blocks): (Vec<&Linear>, Vec<&Linear>) =
             linears.iter().partition(|l| l.name() == "classifier");
         let matches = |linear: &Linear, target: &String| matches_target(linear.name(), target);
-        if let Some(target) =
-            targets.iter().find(|target| !blocks.iter().any(|linear| matches(linear, target)))
-        {
-            let mut known: Vec<String> = blocks.iter().map(|linear| short_name(linear.name())).collect();
-            known.sort();
-            known.dedup();
-            return Err(ModelError::Target { target: target.clone(), known: known.join(", ") });
-        }
         let low_rank = blocks
             .iter()
             .filter(|linear| targets.iter().any(|target| matches(linear, target)))
@@ -83,13 +77,6 @@ impl Inspection {
         }
         figures
     }
-}
-
-/// A module's name below its block: `attention.attention.query` of `beit.encoder.layer.0.attention.attention.query`.
-fn short_name(name: &str) -> String {
-    let parts: Vec<&str> = name.split('.').collect();
-    let block = parts.iter().rposition(|part| part.parse::<usize>().is_ok());
-    parts[block.map_or(0, |index| index + 1)..].join(".")
 }
 
 /// 304178888 → `304,178,888`.

@@ -13,7 +13,7 @@ mod inspect;
 mod loaded;
 mod timm;
 
-pub use adapter::{Adapter, AdapterConfig, matches_target, merge, save as save_adapter, v5_name};
+pub use adapter::{Adapter, AdapterConfig, attach_new, matches_target, merge, save as save_adapter, v5_name};
 pub use beit::{Beit, BeitConfig};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};

@@ -7,6 +7,7 @@
 pub mod augment;
 pub mod dataset;
 pub mod loader;
+pub mod optimizer;
 pub mod sampler;
 pub mod schedule;
 pub mod split;
