@@ -23,11 +23,11 @@ pub use geometry::{Filter, Region, center_crop, resize, resize_region};
 pub use processor::{Normalization, Processor};
 pub use settings::ProcessorError;
 
-/// File name extensions, in lower case, of the formats [`decode`] opens.
+/// File name extensions, in lower case, of the formats [`decode()`] opens.
 pub const EXTENSIONS: &[&str] =
     &["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
 
-/// Whether a file's name says that it is a photo [`decode`] opens (by extension, in any case; the file is not read).
+/// Whether a file's name says that it is a photo [`decode()`] opens (by extension, in any case; the file is not read).
 pub fn is_photo(path: &Path) -> bool {
     path.extension()
         .and_then(|extension| extension.to_str())
