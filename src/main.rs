@@ -8,6 +8,7 @@ mod serve;
 use clap::Parser;
 use featherlight::model::{Inspection, ModelFolder, verify};
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,9 +29,9 @@ fn inspect(arguments: &cli::Inspect) -> Result<ExitCode, Box<dyn Error>> {
         inspection.adapt(rank as usize, &arguments.lora_target)?;
     }
     if arguments.json {
-        println!("{}", inspection.to_json());
+        writeln!(std::io::stdout(), "{}", inspection.to_json())?;
     } else {
-        println!("{inspection}");
+        writeln!(std::io::stdout(), "{inspection}")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -39,10 +40,11 @@ fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let difference = verify(&ModelFolder::open(&arguments.model)?, &arguments.expected)?;
     // Written so that a NaN fails.
     let within = difference <= arguments.tolerance;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "largest difference {difference:.3e}, tolerance {:.1e}: {}",
         arguments.tolerance,
         if within { "same" } else { "DIFFERENT" }
-    );
+    )?;
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -7,6 +7,7 @@ use featherlight::image::{DecodeLimits, MemoryBudget};
 use featherlight::model::ModelFolder;
 use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
 use std::error::Error;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -102,8 +103,11 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
         loop {
             match &*status.borrow_and_update() {
                 EngineStatus::Ready => {
-                    println!("Serving {name} on http://{local}");
-                    println!("Try: curl --data-binary @photo.jpg http://{local}/classify");
+                    // A closed standard output is no reason to stop serving (`println!` would panic).
+                    let _ = writeln!(
+                        std::io::stdout(),
+                        "Serving {name} on http://{local}\nTry: curl --data-binary @photo.jpg http://{local}/classify"
+                    );
                 }
                 EngineStatus::Failed(reason) => return reason.to_string(),
                 _ => {}

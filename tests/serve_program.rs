@@ -29,6 +29,7 @@ impl Served {
             .spawn()
             .expect("the program starts");
         let mut line = String::new();
+        // Let go after one line: `a_closed_standard_output_ends_the_service` was a bug.
         let output = child.stdout.take().expect("its output");
         BufReader::new(output).read_line(&mut line).expect("a line");
         let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();

@@ -1,7 +1,7 @@
 //! A labelled set of photos: which files there are and which class each belongs to.
 //!
-//! `fit` and `evaluate` open their data here, from a folder with one folder a class ([`folder`]) or from a CSV list
-//! ([`list`]). Labels become indices here and nowhere else. No photo is decoded: whether a file holds what its name says
+//! `fit` and `evaluate` open their data here, from a folder with one folder a class (`folder`) or from a CSV list
+//! (`list`). Labels become indices here and nowhere else. No photo is decoded: whether a file holds what its name says
 //! is found out by the loader.
 
 mod folder;
