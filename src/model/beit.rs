@@ -75,6 +75,15 @@ impl BeitConfig {
             use_relative_position_bias: fields.flag("use_relative_position_bias", false)?,
             num_labels,
         };
+        config.checked(fields)
+    }
+
+    /// Refuses sizes that make no model, wherever they were read.
+    pub(super) fn checked(self, fields: Fields<'_>) -> std::result::Result<Self, ModelError> {
+        let config = self;
+        if config.patch_size == 0 {
+            return Err(fields.wrong("patch_size", "is 0"));
+        }
         if config.num_channels != 3 {
             return Err(fields.wrong("num_channels", format!("is {}; supported: 3", config.num_channels)));
         }

@@ -54,7 +54,7 @@ pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
         num_labels,
     };
     Ok(Config {
-        architecture: Architecture::Beit(beit),
+        architecture: Architecture::Beit(beit.checked(fields)?),
         labels: (0..num_labels).map(|index| format!("LABEL_{index}")).collect(),
         multi_label: false,
         timm: true,
