@@ -1,7 +1,7 @@
 //! A model with its weights, ready to turn photos into logits: what lives on a device's thread.
 
 use super::{Adapter, Classifier, ModelError, ModelFolder, merge};
-use crate::image::{Normalization, Pixels};
+use crate::image::{Normalization, Pixels, Processor};
 use crate::nn::{Pass, Trainable};
 use crate::ops;
 use candle_core::{Device, Result, Tensor};
@@ -13,6 +13,20 @@ pub enum Photo<'a> {
     Pixels(&'a Pixels),
     /// `3 × height × width`, normalised already.
     Tensor(&'a [f32]),
+}
+
+/// The classifier of `folder` for inference, `adapter` merged into it.
+pub(super) fn load_merged(
+    folder: &ModelFolder,
+    adapter: Option<&Path>,
+) -> std::result::Result<Box<dyn Classifier>, ModelError> {
+    let mut classifier = folder.load(Trainable::None)?;
+    if let Some(path) = adapter {
+        Adapter::open(path)?.attach(&mut *classifier, Trainable::None)?;
+        merge(&mut *classifier)
+            .map_err(|error| ModelError::Damaged { file: path.into(), problem: error.to_string() })?;
+    }
+    Ok(classifier)
 }
 
 /// A classifier in inference, an adapter merged into it.
@@ -30,14 +44,13 @@ impl LoadedModel {
     /// If weights, processor or adapter cannot be read or do not fit.
     pub fn load(folder: &ModelFolder, adapter: Option<&Path>) -> std::result::Result<Self, ModelError> {
         let processor = folder.processor()?;
-        let mut classifier = folder.load(Trainable::None)?;
-        if let Some(path) = adapter {
-            Adapter::open(path)?.attach(&mut *classifier, Trainable::None)?;
-            merge(&mut *classifier)
-                .map_err(|error| ModelError::Damaged { file: path.into(), problem: error.to_string() })?;
-        }
+        Ok(Self::new(load_merged(folder, adapter)?, &processor))
+    }
+
+    /// A classifier that is there already, fed with what `processor` makes of photos.
+    pub fn new(classifier: Box<dyn Classifier>, processor: &Processor) -> Self {
         let (height, width) = processor.output_size();
-        Ok(Self { classifier, normalization: processor.normalization(), height, width })
+        Self { classifier, normalization: processor.normalization(), height, width }
     }
 
     /// Raw logits of each photo, in order, one value a label.

@@ -18,7 +18,7 @@ pub use beit::{Beit, BeitConfig};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};
 pub use error::ModelError;
-pub use folder::{ModelFolder, build};
+pub use folder::{ModelFiles, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
 
