@@ -24,7 +24,7 @@ use std::ffi::{OsStr, OsString};
 ///
 /// Without a command, `serve` is meant: `featherlight --port 9000`. Without a model, the one compiled in is used.
 #[derive(Debug, Parser)]
-#[command(name = "featherlight", version)]
+#[command(name = "featherlight", version, override_usage = "featherlight [COMMAND] [OPTIONS]")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -5,7 +5,7 @@ use crate::demo;
 use featherlight::predict::{
     Listing, LocalModel, LocalSettings, Patience, Remote, RemoteSettings, Row, RowWriter, is_list, list,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::error::Error;
 use std::io::{IsTerminal, stderr};
 use std::time::Instant;
@@ -82,8 +82,12 @@ impl Run {
         let target =
             if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(listing.photos.len() as u64), target);
-        let style = "{bar:30} {pos}/{len} photos, {per_sec}, {eta} left";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} photos, {speed} photos/s, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .with_key("speed", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{:.1}", state.per_sec());
+            });
+        bar.set_style(style);
         Self { bar, start: Instant::now(), unread: 0 }
     }
 
@@ -101,7 +105,7 @@ impl Run {
             _ => arguments.output.display().to_string(),
         };
         eprintln!(
-            "{photos} photos, {} of them could not be read; {} other files skipped; {speed:.1} photos/s; the CSV: {output}",
+            "photos: {photos}; could not be read: {}; other files skipped: {}; {speed:.1} photos/s; written: {output}",
             self.unread, listing.skipped
         );
     }

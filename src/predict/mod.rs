@@ -9,11 +9,13 @@ mod csv;
 mod folder;
 mod local;
 mod read;
+mod remote;
 
-pub use client::{Client, Patience, Refusal, Remote, RemoteSettings};
+pub use client::{Client, Refusal};
 pub use csv::RowWriter;
 pub use folder::{Listing, PhotoFile, is_list, list};
 pub use local::{LocalModel, LocalSettings};
+pub use remote::{Patience, Remote, RemoteSettings};
 
 use crate::scores::Prediction;
 use std::path::PathBuf;
