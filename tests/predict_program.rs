@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use featherlight::image::DecodeLimits;
 use featherlight::model::{LoadedModel, ModelFolder, Photo};
-use program::{Said, Served, featherlight, goldens, root, run};
+use program::{Said, Served, data, featherlight, run};
 use tempfile::TempDir;
 
 fn digit(path: &str) -> PathBuf {
-    root().join("tests/data/sign-digits/test").join(path)
+    data("data/sign-digits/test").join(path)
 }
 
 /// A folder of photos whose natural order is not the alphabet's, with one that is cut short and files that are none.
@@ -58,7 +58,7 @@ fn predict(input: &Path, more: &[&str]) -> (Said, Vec<Vec<String>>) {
 }
 
 fn model() -> String {
-    goldens("beit-tiny").to_string_lossy().into_owned()
+    data("goldens/beit-tiny").to_string_lossy().into_owned()
 }
 
 fn column(rows: &[Vec<String>], index: usize) -> Vec<&str> {
@@ -93,8 +93,8 @@ fn a_folder_gives_the_same_rows_in_its_natural_order_with_a_model_and_with_a_ser
     assert!(said.err.contains(summary), "{}", said.err);
     assert_eq!(said.err.lines().count(), 1, "no bar where nobody looks: {}", said.err);
 
-    let served = Served::start(featherlight(&["--port", "0", "--model"]).arg(goldens("beit-tiny")));
-    let more = ["--server", &served.address, "--top-k", "3", "--concurrency", "4"];
+    let served = Served::start(&data("goldens/beit-tiny"), &[]);
+    let more = ["--server", &served.url(), "--top-k", "3", "--concurrency", "4"];
     let (said, remote) = predict(photos.path(), &more);
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(said.err.contains(summary), "{}", said.err);
@@ -107,11 +107,11 @@ fn scores_are_the_softmax_of_the_model_s_own_logits() {
     let (_, rows) = predict(&photo, &["--model", &model()]);
     assert_eq!(rows[0].join(","), "file,label,score,error");
 
-    let folder = ModelFolder::open(&goldens("beit-tiny")).expect("a model");
+    let folder = ModelFolder::open(&data("goldens/beit-tiny")).expect("a model");
     let bytes = std::fs::read(&photo).expect("the photo");
     let pixels =
         folder.processor().expect("a processor").prepare(&bytes, &DecodeLimits::default()).expect("pixels");
-    let loaded = LoadedModel::load(&folder, None).expect("weights");
+    let loaded = LoadedModel::load(&folder).expect("weights");
     let logits = loaded.logits(&[Photo::Pixels(&pixels)]).expect("logits").remove(0);
     let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
     let (best, logit) =
@@ -124,7 +124,7 @@ fn scores_are_the_softmax_of_the_model_s_own_logits() {
 #[test]
 fn an_adapter_changes_the_scores() {
     let photo = digit("7/IMG_4355.jpg");
-    let adapter = goldens("beit-tiny-lora").to_string_lossy().into_owned();
+    let adapter = data("goldens/beit-tiny-lora").to_string_lossy().into_owned();
     let (_, plain) = predict(&photo, &["--model", &model()]);
     let (said, adapted) = predict(&photo, &["--model", &model(), "--adapter", &adapter]);
     assert_eq!(said.code, Some(0), "{}", said.err);
@@ -171,9 +171,10 @@ fn a_run_that_fails_exits_1_says_why_and_leaves_the_old_csv() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("rows.csv");
     std::fs::write(&output, "old").expect("written");
-    let served = Served::start(&mut featherlight(&["--port", "0", "--api-key", "right"]));
+    let served = Served::spawn(&mut featherlight(&["--port", "0", "--api-key", "right"]));
     let (digits, wrong) = (digit("7"), folder.path().join("none"));
-    let address = served.address.as_str();
+    let address = served.url();
+    let address = address.as_str();
     let cases: [(&Path, &[&str], &str); 6] = [
         (&wrong, &[], "none: cannot be read"),
         (&output.with_extension("txt"), &[], "rows.txt"),
@@ -227,10 +228,10 @@ fn what_was_typed_wins_over_an_environment_that_speaks_of_something_else() {
         .env("FEATHERLIGHT_SERVER", "http://127.0.0.1:1")
         .env("FEATHERLIGHT_API_KEY", "key"));
     assert_eq!(said.code, Some(0), "{}", said.err);
-    let served = Served::start(&mut featherlight(&["--port", "0"]));
+    let served = Served::spawn(&mut featherlight(&["--port", "0"]));
     let said = run(featherlight(&output)
         .arg(digit("7"))
-        .args(["--server", &served.address])
+        .args(["--server", &served.url()])
         .env("FEATHERLIGHT_MODEL", "/none")
         .env("FEATHERLIGHT_BATCH_SIZE", "4"));
     assert_eq!(said.code, Some(0), "{}", said.err);

@@ -1,7 +1,7 @@
 //! `featherlight inspect` and `featherlight verify`.
 
 use crate::{cli, demo};
-use featherlight::model::{self, Adapter, Inspection, ModelFolder};
+use featherlight::model::{self, Inspection, ModelFolder};
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,9 +11,10 @@ use std::process::ExitCode;
 /// # Errors
 /// If the folder or the adapter cannot be read.
 pub fn inspect(arguments: &cli::Inspect) -> Result<(), Box<dyn Error>> {
-    let mut inspection = Inspection::of(demo::open(arguments.model.as_ref())?.config())?;
-    if let Some(adapter) = &arguments.adapter {
-        inspection.attach(&Adapter::open(adapter)?)?;
+    let folder = demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
+    let mut inspection = Inspection::of(folder.config())?;
+    if let Some(adapter) = folder.adapter() {
+        inspection.attach(adapter)?;
     }
     if let Some(rank) = arguments.lora_rank {
         inspection.adapt(rank as usize, &arguments.lora_target)?;
@@ -31,8 +32,8 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Box<dyn Error>> {
 /// # Errors
 /// If a folder or the file cannot be read.
 pub fn verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
-    let folder = ModelFolder::open(&arguments.model)?;
-    let difference = model::verify(&folder, arguments.adapter.as_deref(), &arguments.expected)?;
+    let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
+    let difference = model::verify(&folder, &arguments.expected)?;
     // Written so that a NaN fails.
     let within = difference <= arguments.tolerance;
     let cli::Compute { device, dtype } = arguments.compute;

@@ -61,9 +61,10 @@ impl Classifier {
                 patience: Patience::default(),
             })?)),
             Target::Model => {
-                let (adapter, batch_size) = (arguments.adapter.clone(), arguments.batch_size as usize);
-                let folder = demo::open(arguments.model.as_ref())?;
-                let model = LocalModel::start(folder, LocalSettings { adapter, batch_size, top_k })?;
+                let folder =
+                    demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
+                let batch_size = arguments.batch_size as usize;
+                let model = LocalModel::start(folder, LocalSettings { batch_size, top_k })?;
                 Ok(Self::Model(model))
             }
         }

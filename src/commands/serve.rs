@@ -67,7 +67,7 @@ fn curl(address: SocketAddr, wants_key: bool) -> String {
 
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let settings = settings(&arguments);
-    let folder = demo::open(arguments.model.as_ref())?;
+    let folder = demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
     let (processor, name, config) = (folder.processor()?, folder.name(), folder.config());
     let (height, width) = processor.output_size();
     let labels: Arc<[String]> = config.labels.clone().into();
@@ -93,7 +93,7 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
     let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
     let (spec, prepare) = photo_input(&name, processor, limits);
-    let factory = model_runner(folder, arguments.adapter.clone());
+    let factory = model_runner(folder);
     let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics)?;
     let mut status = engine.status();
     let curl = curl(local, !settings.api_keys.is_empty());

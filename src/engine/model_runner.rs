@@ -6,7 +6,6 @@
 use super::{ModelSpec, Prepare, Prepared, Runner, RunnerError, RunnerFactory};
 use crate::image::{DecodeLimits, Processor};
 use crate::model::{LoadedModel, ModelFolder, Photo};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 struct ModelRunner(LoadedModel);
@@ -24,9 +23,9 @@ impl Runner for ModelRunner {
     }
 }
 
-/// A factory that loads `folder` (and merges `adapter`) on the device's thread.
-pub fn model_runner(folder: ModelFolder, adapter: Option<PathBuf>) -> RunnerFactory {
-    Box::new(move || match LoadedModel::load(&folder, adapter.as_deref()) {
+/// A factory that loads `folder` (and merges its adapter) on the device's thread.
+pub fn model_runner(folder: ModelFolder) -> RunnerFactory {
+    Box::new(move || match LoadedModel::load(&folder) {
         Ok(model) => Ok(Box::new(ModelRunner(model))),
         Err(error) => Err(RunnerError::Device(error.to_string())),
     })

@@ -132,12 +132,12 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// The largest difference between the logits of `expected` and the model's for its `pixel_values`, `adapter` merged into the
-/// model; NaN where either is NaN.
+/// The largest difference between the logits of `expected` and the model's for its `pixel_values`, its adapter merged; NaN where
+/// either is NaN.
 ///
 /// # Errors
-/// If model or adapter cannot be loaded, or the file lacks a tensor or has one of another shape.
-pub fn verify(folder: &ModelFolder, adapter: Option<&Path>, expected: &Path) -> Result<f32, ModelError> {
+/// If the model cannot be loaded, or the file lacks a tensor or has one of another shape.
+pub fn verify(folder: &ModelFolder, expected: &Path) -> Result<f32, ModelError> {
     let reference = Checkpoint::open_safetensors(expected)?;
     let damaged = |problem: String| ModelError::Damaged { file: expected.into(), problem };
     let tensor = |name: &str| {
@@ -146,7 +146,7 @@ pub fn verify(folder: &ModelFolder, adapter: Option<&Path>, expected: &Path) -> 
         reference.tensor(name, &shape, Initialization::Constant(0.0)).map_err(unreadable)
     };
     let (pixel_values, want) = (tensor("pixel_values")?, tensor("logits")?);
-    let model = load_merged(folder, adapter)?;
+    let model = load_merged(folder)?;
     let logits = model.forward(&pixel_values, &Pass::Eval).map_err(|error| damaged(error.to_string()))?;
     if logits.dims() != want.dims() {
         return Err(damaged(format!(

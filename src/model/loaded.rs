@@ -1,11 +1,10 @@
 //! A model with its weights, ready to turn photos into logits: what lives on a device's thread.
 
-use super::{Adapter, Classifier, ModelError, ModelFolder, merge};
+use super::{Classifier, ModelError, ModelFolder, merge};
 use crate::image::{Normalization, Pixels, Processor};
 use crate::nn::{Pass, Trainable};
 use crate::ops;
 use candle_core::{Device, Result, Tensor};
-use std::path::Path;
 
 /// A photo as the model takes it.
 pub enum Photo<'a> {
@@ -15,17 +14,11 @@ pub enum Photo<'a> {
     Tensor(&'a [f32]),
 }
 
-/// The classifier of `folder` for inference, `adapter` merged into it.
-pub(super) fn load_merged(
-    folder: &ModelFolder,
-    adapter: Option<&Path>,
-) -> std::result::Result<Box<dyn Classifier>, ModelError> {
+/// The classifier of `folder` for inference, its adapter merged into it.
+pub(super) fn load_merged(folder: &ModelFolder) -> std::result::Result<Box<dyn Classifier>, ModelError> {
     let mut classifier = folder.load(Trainable::None)?;
-    if let Some(path) = adapter {
-        Adapter::open(path)?.attach(&mut *classifier, Trainable::None)?;
-        merge(&mut *classifier)
-            .map_err(|error| ModelError::Damaged { file: path.into(), problem: error.to_string() })?;
-    }
+    merge(&mut *classifier)
+        .map_err(|error| ModelError::Damaged { file: folder.path().into(), problem: error.to_string() })?;
     Ok(classifier)
 }
 
@@ -38,13 +31,13 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Reads the weights of `folder` and merges `adapter` into them.
+    /// Reads the weights of `folder` and merges its adapter into them.
     ///
     /// # Errors
     /// If weights, processor or adapter cannot be read or do not fit.
-    pub fn load(folder: &ModelFolder, adapter: Option<&Path>) -> std::result::Result<Self, ModelError> {
+    pub fn load(folder: &ModelFolder) -> std::result::Result<Self, ModelError> {
         let processor = folder.processor()?;
-        Ok(Self::new(load_merged(folder, adapter)?, &processor))
+        Ok(Self::new(load_merged(folder)?, &processor))
     }
 
     /// A classifier that is there already, fed with what `processor` makes of photos.

@@ -28,10 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 const READERS: usize = 4;
 
 /// How photos are classified.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct LocalSettings {
-    /// PEFT adapter folder, merged into the model.
-    pub adapter: Option<PathBuf>,
     /// Photos in one forward pass, at most.
     pub batch_size: usize,
     /// Labels a photo.
@@ -75,7 +73,7 @@ impl LocalModel {
             .max_blocking_threads(READERS)
             .build()
             .map_err(|error| internal(&error))?;
-        let engine = Engine::start(engine, spec, prepare, model_runner(folder, settings.adapter), metrics)
+        let engine = Engine::start(engine, spec, prepare, model_runner(folder), metrics)
             .map_err(|error| internal(&error))?;
         let mut status = engine.status();
         let settled = runtime.block_on(async {

@@ -45,7 +45,7 @@ pub fn run(arguments: &cli::Bench) -> Result<(), Box<dyn Error>> {
         }
         Subject::Model(path) => {
             let folder = demo::open(path)?;
-            let loaded = LoadedModel::load(&folder, None)?;
+            let loaded = LoadedModel::load(&folder)?;
             let processor = folder.processor()?;
             model(arguments, &folder, Subject::Model(path), loaded, processor)
         }
