@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use error::EngineError;
 pub use metrics::EngineMetrics;
-pub use model_runner::model_runner;
+pub use model_runner::{loaded_runner, model_runner, photo_input};
 pub use worker::{Runner, RunnerError, RunnerFactory};
 
 use crate::image::{ImageError, Pixels};

@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::error::{ApiError, ErrorBody};
 use super::observe::RequestId;
 use super::parameters::Parameters;
-use super::scores::{Prediction, predictions};
 use super::state::Service;
 use super::submission::{Encoding, parse};
 use super::{body, submission};
 use crate::engine::{EngineError, Input, Scores};
+use crate::scores::{Prediction, predictions};
 
 /// Predictions a photo where the client does not say.
 const TOP_K: usize = 5;
@@ -25,7 +25,7 @@ const TOP_K: usize = 5;
 #[derive(Serialize)]
 struct One<'a> {
     model: &'a str,
-    predictions: Vec<Prediction<'a>>,
+    predictions: Vec<Prediction<&'a str>>,
 }
 
 #[derive(Serialize)]
@@ -44,7 +44,7 @@ struct Photo<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Outcome<'a> {
-    Predictions(Vec<Prediction<'a>>),
+    Predictions(Vec<Prediction<&'a str>>),
     Error(ErrorBody<'a>),
 }
 
@@ -89,11 +89,11 @@ pub(super) async fn classify(
 }
 
 /// One photo's scores → its best labels.
-fn rank<'a>(
-    service: &'a Service,
+fn rank(
+    service: &Service,
     parameters: Parameters,
     answer: Result<Scores, EngineError>,
-) -> Result<Vec<Prediction<'a>>, ApiError> {
+) -> Result<Vec<Prediction<&str>>, ApiError> {
     let Scores(logits) = answer?;
     let model = service.model();
     if logits.len() != model.labels.len() {

@@ -19,13 +19,11 @@ mod observe;
 mod page;
 mod parameters;
 mod router;
-mod scores;
 mod server;
 mod settings;
 mod state;
 mod submission;
 
-pub use scores::Function;
 pub use server::serve;
 pub use settings::ServeSettings;
 pub use state::{ModelInfo, Service};

@@ -4,7 +4,7 @@
 //! a wrong one is refused by name.
 
 use super::error::ApiError;
-use super::scores::Function;
+use crate::scores::Function;
 
 /// What the client asked for; `None`: the default.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

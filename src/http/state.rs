@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::body::ByteBudget;
 use super::metrics::HttpMetrics;
-use super::scores::Function;
 use super::settings::ServeSettings;
 use crate::engine::{Engine, EngineStatus};
+use crate::scores::Function;
 use crate::telemetry::{ModelLabels, Telemetry};
 
 /// What clients may know about the model.

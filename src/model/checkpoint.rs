@@ -1,13 +1,17 @@
-//! Weights files: safetensors, safetensors in shards, `pytorch_model.bin`. Tensors are read one at a time, as f32.
+//! Weights: safetensors, safetensors in shards, `pytorch_model.bin`. Tensors are read one at a time, as f32.
+//!
+//! `folder` opens the weights of a model here, `adapter` those of an adapter. A safetensors file may also lie in memory,
+//! compiled into a program; its tensors are then copied from there one by one like a file's.
 
 use super::ModelError;
 use crate::nn::{Initialization, ParameterError, Source};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// The weights of a model folder.
@@ -18,8 +22,23 @@ pub struct Checkpoint {
 }
 
 enum Storage {
-    Safetensors(BTreeMap<String, (PathBuf, u64, safetensors::tensor::TensorInfo)>),
+    Safetensors(BTreeMap<String, Stored>),
     Pickle(PthTensors),
+}
+
+/// A tensor of a safetensors file.
+struct Stored {
+    data: Data,
+    /// Where the data section starts, bytes from the beginning.
+    start: u64,
+    info: TensorInfo,
+}
+
+/// Where a safetensors file lies.
+#[derive(Clone)]
+enum Data {
+    File(PathBuf),
+    Memory(&'static [u8]),
 }
 
 /// A header longer than this is no header: safetensors' own limit.
@@ -51,6 +70,17 @@ impl Checkpoint {
     pub fn open_safetensors(file: &Path) -> Result<Self, ModelError> {
         let mut tensors = BTreeMap::new();
         read_header(file, &mut tensors)?;
+        Ok(Self { file: file.into(), storage: Storage::Safetensors(tensors) })
+    }
+
+    /// Opens a safetensors file that lies in memory; `file` is its name in messages.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn from_bytes(file: &Path, bytes: &'static [u8]) -> Result<Self, ModelError> {
+        let mut tensors = BTreeMap::new();
+        let (length, data) = (bytes.len() as u64, Data::Memory(bytes));
+        read_tensors(file, Cursor::new(bytes), length, &data, &mut tensors)?;
         Ok(Self { file: file.into(), storage: Storage::Safetensors(tensors) })
     }
 
@@ -105,7 +135,7 @@ impl Checkpoint {
     /// The shape of a tensor, if it is there.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.storage {
-            Storage::Safetensors(tensors) => tensors.get(name).map(|(_, _, info)| info.shape.clone()),
+            Storage::Safetensors(tensors) => tensors.get(name).map(|stored| stored.info.shape.clone()),
             Storage::Pickle(tensors) => {
                 tensors.tensor_infos().get(name).map(|info| info.layout.shape().dims().to_vec())
             }
@@ -119,11 +149,8 @@ impl Checkpoint {
     pub fn read(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
         match &self.storage {
             Storage::Safetensors(tensors) => {
-                let Some((file, start, info)) = tensors.get(name) else { return Ok(None) };
-                let mut bytes = vec![0; info.data_offsets.1 - info.data_offsets.0];
-                let mut file = File::open(file)?;
-                file.seek(SeekFrom::Start(start + info.data_offsets.0 as u64))?;
-                file.read_exact(&mut bytes)?;
+                let Some(stored) = tensors.get(name) else { return Ok(None) };
+                let info = &stored.info;
                 let dtype = match info.dtype {
                     Dtype::F32 => DType::F32,
                     Dtype::F16 => DType::F16,
@@ -133,31 +160,62 @@ impl Checkpoint {
                     Dtype::U8 => DType::U8,
                     other => candle_core::bail!("tensor type {other:?} is not supported"),
                 };
-                Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu).map(Some)
+                Tensor::from_raw_buffer(&stored.bytes()?, dtype, &info.shape, &Device::Cpu).map(Some)
             }
             Storage::Pickle(tensors) => tensors.get(name),
         }
     }
 }
 
-/// Adds the tensors of a safetensors file: where its data starts, and what each is.
-fn read_header(
+impl Stored {
+    /// The tensor's bytes: read from the file, or borrowed from memory.
+    fn bytes(&self) -> std::io::Result<Cow<'static, [u8]>> {
+        let (begin, end) = self.info.data_offsets;
+        match &self.data {
+            Data::File(path) => {
+                let mut bytes = vec![0; end - begin];
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(self.start + begin as u64))?;
+                file.read_exact(&mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+            Data::Memory(bytes) => {
+                let start = self.start as usize;
+                let part = bytes.get(start + begin..start + end);
+                part.map(Cow::Borrowed).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            }
+        }
+    }
+}
+
+/// Adds the tensors of a safetensors file on disk.
+fn read_header(path: &Path, tensors: &mut BTreeMap<String, Stored>) -> Result<(), ModelError> {
+    let io = |source| ModelError::Io { file: path.into(), source };
+    let file = File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    read_tensors(path, file, length, &Data::File(path.into()), tensors)
+}
+
+/// Adds the tensors that the header of a safetensors file of `length` bytes lists: where each lies, and what it is.
+fn read_tensors(
     path: &Path,
-    tensors: &mut BTreeMap<String, (PathBuf, u64, safetensors::tensor::TensorInfo)>,
+    mut reader: impl Read,
+    length: u64,
+    data: &Data,
+    tensors: &mut BTreeMap<String, Stored>,
 ) -> Result<(), ModelError> {
     let io = |source| ModelError::Io { file: path.into(), source };
     let damaged = |problem: String| ModelError::Damaged { file: path.into(), problem };
-    let mut file = File::open(path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
     let mut size = [0u8; 8];
-    file.read_exact(&mut size)
+    reader
+        .read_exact(&mut size)
         .map_err(|_| damaged("not a safetensors file: shorter than its header".to_owned()))?;
     let header = u64::from_le_bytes(size);
     if header > MAX_HEADER || header + 8 > length {
         return Err(damaged("not a safetensors file, or cut short inside its header".to_owned()));
     }
     let mut buffer = Vec::new();
-    file.take(header).read_to_end(&mut buffer).map_err(io)?;
+    reader.take(header).read_to_end(&mut buffer).map_err(io)?;
     let metadata: Metadata = serde_json::from_slice(&buffer)
         .map_err(|error| damaged(format!("not a valid safetensors header: {error}")))?;
     let start = header + 8;
@@ -165,7 +223,7 @@ fn read_header(
         if start + info.data_offsets.1 as u64 > length {
             return Err(damaged(format!("cut short: tensor `{name}` ends beyond the file ({length} bytes)")));
         }
-        tensors.insert(name, (path.into(), start, info.clone()));
+        tensors.insert(name, Stored { data: data.clone(), start, info: info.clone() });
     }
     Ok(())
 }

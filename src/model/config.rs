@@ -19,6 +19,13 @@ impl Architecture {
             Self::Beit(_) => "beit",
         }
     }
+
+    /// Height and width of the photos it was made for, pixels.
+    pub fn image_size(&self) -> (usize, usize) {
+        match self {
+            Self::Beit(beit) => beit.image_size,
+        }
+    }
 }
 
 /// A read `config.json`.

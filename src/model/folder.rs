@@ -1,20 +1,49 @@
 //! A model folder: config, processor and weights, put together.
+//!
+//! Everything that runs or inspects a model opens it here: from a folder on disk, or from files compiled into a program.
 
-use super::adapter::{Adapter, HEAD};
+use super::adapter::{Adapter, HEAD, merge};
 use super::timm::TimmSource;
 use super::{Architecture, Beit, Checkpoint, Classifier, Config, ModelError};
 use crate::image::Processor;
 use crate::nn::{Builder, Initialization, ParameterError, RandomSource, Source, Trainable};
 use crate::randomness::Randomness;
 use candle_core::Tensor;
+use serde_json::Value;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
+/// Name of the settings of photo preparation in a model folder.
+const PROCESSOR: &str = "preprocessor_config.json";
+/// Name of the weights in a model folder, where they are one safetensors file.
+const WEIGHTS: &str = "model.safetensors";
+
 /// An opened model folder, with the adapter that goes on it; the weights are read by [`ModelFolder::load`].
 pub struct ModelFolder {
+    /// For messages too: files in memory are named as if they lay in a folder of the model's name.
     path: PathBuf,
+    files: Files,
     config: Config,
     adapter: Option<Adapter>,
+}
+
+enum Files {
+    /// In the folder at `path`.
+    OnDisk,
+    InMemory(ModelFiles),
+}
+
+/// The files of a model folder, held in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelFiles {
+    /// The model's name.
+    pub name: &'static str,
+    /// `config.json`.
+    pub config: &'static [u8],
+    /// `preprocessor_config.json`.
+    pub processor: &'static [u8],
+    /// `model.safetensors`.
+    pub weights: &'static [u8],
 }
 
 impl ModelFolder {
@@ -23,7 +52,31 @@ impl ModelFolder {
     /// # Errors
     /// If it is missing or names what is not supported.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        Ok(Self { path: path.into(), config: Config::from_file(&path.join("config.json"))?, adapter: None })
+        let config = Config::from_file(&path.join("config.json"))?;
+        Ok(Self { path: path.into(), files: Files::OnDisk, config, adapter: None })
+    }
+
+    /// The same for files in memory. Their bytes stay where they are: only a tensor that is read is copied.
+    ///
+    /// # Errors
+    /// If the config is damaged or names what is not supported.
+    pub fn from_files(files: ModelFiles) -> Result<Self, ModelError> {
+        let path = PathBuf::from(files.name);
+        let file = path.join("config.json");
+        let config = Config::from_json(parse(&file, files.config)?, &file)?;
+        Ok(Self { path, files: Files::InMemory(files), config, adapter: None })
+    }
+
+    /// What people call the model: the folder's own name.
+    pub fn name(&self) -> String {
+        let path = match &self.files {
+            Files::OnDisk => self.path.canonicalize().unwrap_or_else(|_| self.path.clone()),
+            Files::InMemory(_) => self.path.clone(),
+        };
+        match path.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => self.config.architecture.name().to_owned(),
+        }
     }
 
     /// The same model with the PEFT adapter of the folder `adapter` on it, if one is given; where the adapter brings a
@@ -44,7 +97,7 @@ impl ModelFolder {
         self.adapter.as_ref()
     }
 
-    /// Where the folder is.
+    /// Where the folder is; a name without a folder behind it for files in memory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -59,9 +112,13 @@ impl ModelFolder {
     /// # Errors
     /// If it is missing or cannot be used.
     pub fn processor(&self) -> Result<Processor, ModelError> {
-        match self.config.json.get("pretrained_cfg").filter(|_| self.config.timm) {
-            Some(settings) => Ok(Processor::from_timm(settings)?),
-            None => Ok(Processor::from_file(&self.path.join("preprocessor_config.json"))?),
+        if let Some(settings) = self.config.json.get("pretrained_cfg").filter(|_| self.config.timm) {
+            return Ok(Processor::from_timm(settings)?);
+        }
+        let file = self.path.join(PROCESSOR);
+        match &self.files {
+            Files::OnDisk => Ok(Processor::from_file(&file)?),
+            Files::InMemory(files) => Ok(Processor::from_json(&parse(&file, files.processor)?)?),
         }
     }
 
@@ -77,6 +134,19 @@ impl ModelFolder {
         let (mut model, _) = self.load_for(&self.config, trainable, Randomness::new(0))?;
         adapter.attach(&mut *model, trainable)?;
         Ok(model)
+    }
+
+    /// Reads the weights for inference, the adapter merged into them.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::load`].
+    pub fn load_merged(&self) -> Result<Box<dyn Classifier>, ModelError> {
+        let mut classifier = self.load(Trainable::None)?;
+        merge(&mut *classifier).map_err(|error| ModelError::Damaged {
+            file: self.path().into(),
+            problem: format!("the adapter cannot be merged: {error}"),
+        })?;
+        Ok(classifier)
     }
 
     /// Reads the weights for a model with the labels of `config`; a head that is missing or has another size is replaced
@@ -99,7 +169,10 @@ impl ModelFolder {
     }
 
     fn read<T>(&self, build: impl FnOnce(&dyn Source) -> Result<T, ParameterError>) -> Result<T, ModelError> {
-        let checkpoint = Checkpoint::open(&self.path)?;
+        let checkpoint = match &self.files {
+            Files::OnDisk => Checkpoint::open(&self.path)?,
+            Files::InMemory(files) => Checkpoint::from_bytes(&self.path.join(WEIGHTS), files.weights)?,
+        };
         let timm = TimmSource(&checkpoint);
         let source: &dyn Source = if self.config.timm { &timm } else { &checkpoint };
         build(source).map_err(|source| ModelError::Parameter { file: checkpoint.file().into(), source })
@@ -145,6 +218,10 @@ impl Source for ReplacedHead<'_> {
     }
 }
 
+fn parse(file: &Path, bytes: &[u8]) -> Result<Value, ModelError> {
+    serde_json::from_slice(bytes).map_err(|source| ModelError::Json { file: file.into(), source })
+}
+
 /// The classifier of a config, its tensors from `source`: a checkpoint, random values, or shapes alone.
 ///
 /// # Errors
@@ -156,5 +233,47 @@ pub fn build(
 ) -> Result<Box<dyn Classifier>, ParameterError> {
     match &config.architecture {
         Architecture::Beit(beit) => Ok(Box::new(Beit::new(&Builder::new(source, trainable), beit)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: ModelFiles = ModelFiles {
+        name: "tiny",
+        config: include_bytes!("../../tests/goldens/beit-tiny/config.json"),
+        processor: include_bytes!("../../tests/goldens/beit-tiny/preprocessor_config.json"),
+        weights: include_bytes!("../../tests/goldens/beit-tiny/model.safetensors"),
+    };
+
+    #[test]
+    fn files_in_memory_make_the_same_model_as_the_folder() {
+        let on_disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/beit-tiny");
+        let on_disk = ModelFolder::open(&on_disk).expect("the folder");
+        let in_memory = ModelFolder::from_files(TINY).expect("the files");
+        assert_eq!((on_disk.name(), in_memory.name()), ("beit-tiny".to_owned(), "tiny".to_owned()));
+        assert_eq!(on_disk.processor().expect("a processor"), in_memory.processor().expect("a processor"));
+        let (left, right) = (on_disk.load(Trainable::None), in_memory.load(Trainable::None));
+        let (left, right) = (left.expect("weights"), right.expect("weights"));
+        assert_eq!(left.parameters().len(), right.parameters().len());
+        for (left, right) in left.parameters().into_iter().zip(right.parameters()) {
+            let values = |tensor: &candle_core::Tensor| {
+                tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>()).expect("values")
+            };
+            assert_eq!(left.name(), right.name());
+            assert_eq!(values(left.tensor()), values(right.tensor()), "{}", left.name());
+        }
+    }
+
+    #[test]
+    fn damaged_files_in_memory_are_refused_by_the_name_they_would_have_in_a_folder() {
+        let cut = ModelFiles { weights: &TINY.weights[..100_000], ..TINY };
+        let error = ModelFolder::from_files(cut).and_then(|folder| folder.load(Trainable::None));
+        let error = error.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("tiny/model.safetensors") && error.contains("cut short"), "{error}");
+        let error = ModelFolder::from_files(ModelFiles { config: b"{", ..TINY }).err();
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("tiny/config.json"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 
 use super::adapter::check_targets;
 use super::names::matches_target;
-use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
+use super::{Adapter, AdapterConfig, Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
 use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
 use candle_core::Tensor;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ pub struct Inspection {
     labels: Vec<String>,
     parameters: usize,
     trainable: Option<usize>,
+    adapter: Option<AdapterConfig>,
 }
 
 impl Inspection {
@@ -30,7 +31,8 @@ impl Inspection {
             .map_err(|source| ModelError::Parameter { file: "config.json".into(), source })?;
         let parameters = model.parameters().iter().map(|parameter| parameter.tensor().elem_count()).sum();
         let architecture = config.architecture.name();
-        Ok(Self { model, architecture, labels: config.labels.clone(), parameters, trainable: None })
+        let labels = config.labels.clone();
+        Ok(Self { model, architecture, labels, parameters, trainable: None, adapter: None })
     }
 
     /// All parameters, adapters left out.
@@ -38,7 +40,7 @@ impl Inspection {
         self.parameters
     }
 
-    /// What LoRA would train; see [`Inspection::adapt`].
+    /// What LoRA would train, or what an adapter trained; see [`Inspection::adapt`] and [`Inspection::attach`].
     pub fn trainable(&self) -> Option<usize> {
         self.trainable
     }
@@ -65,6 +67,18 @@ impl Inspection {
         Ok(())
     }
 
+    /// Counts what `adapter` trained: its factors, and the head where it brings one.
+    ///
+    /// # Errors
+    /// If it does not fit the model: a tensor that belongs to no module, or has another shape.
+    pub fn attach(&mut self, adapter: &Adapter) -> Result<(), ModelError> {
+        // Every tensor of the file lands in the model, or this fails: so all of them count.
+        adapter.attach(&mut *self.model, Trainable::None)?;
+        self.trainable = Some(adapter.parameters());
+        self.adapter = Some(adapter.config().clone());
+        Ok(())
+    }
+
     /// The same figures for programs.
     pub fn to_json(&self) -> Value {
         let mut figures = json!({
@@ -75,6 +89,11 @@ impl Inspection {
         });
         if let (Some(trainable), Some(figures)) = (self.trainable, figures.as_object_mut()) {
             figures.insert("trainable_parameters".to_owned(), json!(trainable));
+        }
+        if let (Some(adapter), Some(figures)) = (&self.adapter, figures.as_object_mut()) {
+            let AdapterConfig { rank, alpha, rank_stabilized, targets, .. } = adapter;
+            let adapter = json!({ "rank": rank, "alpha": alpha, "rank_stabilized": rank_stabilized, "targets": targets });
+            figures.insert("adapter".to_owned(), adapter);
         }
         figures
     }
@@ -101,6 +120,11 @@ impl fmt::Display for Inspection {
             let share = 100.0 * trainable as f64 / self.parameters as f64;
             writeln!(f, "trainable parameters  {} ({share:.2} % of the parameters)", grouped(trainable))?;
         }
+        if let Some(AdapterConfig { rank, alpha, rank_stabilized, targets, .. }) = &self.adapter {
+            let kind = if *rank_stabilized { "rsLoRA" } else { "LoRA" };
+            let targets = targets.join(", ");
+            writeln!(f, "adapter               {kind}, rank {rank}, alpha {alpha}, targets {targets}")?;
+        }
         writeln!(f, "weights in memory     {:.1} MiB (f32)", self.parameters as f64 * 4.0 / 1024.0 / 1024.0)?;
         let shown: Vec<&str> = self.labels.iter().take(10).map(String::as_str).collect();
         let more = if self.labels.len() > shown.len() { ", …" } else { "" };
@@ -108,7 +132,8 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// The largest difference between the logits of `expected` and the model's for its `pixel_values`; NaN where either is NaN.
+/// The largest difference between the logits of `expected` and the model's for its `pixel_values`, its adapter merged; NaN where
+/// either is NaN.
 ///
 /// # Errors
 /// If the model cannot be loaded, or the file lacks a tensor or has one of another shape.
@@ -121,7 +146,7 @@ pub fn verify(folder: &ModelFolder, expected: &Path) -> Result<f32, ModelError> 
         reference.tensor(name, &shape, Initialization::Constant(0.0)).map_err(unreadable)
     };
     let (pixel_values, want) = (tensor("pixel_values")?, tensor("logits")?);
-    let model = folder.load(Trainable::None)?;
+    let model = folder.load_merged()?;
     let logits = model.forward(&pixel_values, &Pass::Eval).map_err(|error| damaged(error.to_string()))?;
     if logits.dims() != want.dims() {
         return Err(damaged(format!(
@@ -160,6 +185,22 @@ mod tests {
             inspection.adapt(16, &targets.map(str::to_owned)).expect("known targets");
             assert_eq!(inspection.trainable(), Some(1_777_864));
         }
+    }
+
+    #[test]
+    fn an_adapter_counts_what_its_file_holds_and_must_fit_the_model() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+        let adapter = Adapter::open(&goldens.join("beit-tiny-lora")).expect("an adapter");
+        let folder = ModelFolder::open(&goldens.join("beit-tiny")).expect("its base");
+        let mut inspection = Inspection::of(folder.config()).expect("an inspection");
+        inspection.attach(&adapter).expect("it fits");
+        // The same by the rule that needs no file, since this adapter saves its head.
+        let mut by_rule = Inspection::of(folder.config()).expect("an inspection");
+        by_rule.adapt(adapter.config().rank, &adapter.config().targets).expect("known targets");
+        assert_eq!(inspection.trainable(), by_rule.trainable());
+        assert_eq!(inspection.to_json()["adapter"]["rank"], adapter.config().rank);
+        assert!(inspection.to_string().contains("targets q_proj, v_proj"), "{inspection}");
+        assert!(beit_large_384().attach(&adapter).is_err());
     }
 
     #[test]

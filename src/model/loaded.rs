@@ -1,8 +1,8 @@
 //! A model with its weights, ready to turn photos into logits: what lives on a device's thread.
 
-use super::{Classifier, ModelError, ModelFolder, merge};
-use crate::image::{Normalization, Pixels};
-use crate::nn::{Pass, Trainable};
+use super::{Classifier, ModelError, ModelFolder};
+use crate::image::{Normalization, Pixels, Processor};
+use crate::nn::Pass;
 use crate::ops;
 use candle_core::{Device, Result, Tensor};
 
@@ -29,13 +29,13 @@ impl LoadedModel {
     /// If weights, processor or adapter cannot be read or do not fit.
     pub fn load(folder: &ModelFolder) -> std::result::Result<Self, ModelError> {
         let processor = folder.processor()?;
-        let mut classifier = folder.load(Trainable::None)?;
-        merge(&mut *classifier).map_err(|error| ModelError::Damaged {
-            file: folder.path().into(),
-            problem: error.to_string(),
-        })?;
+        Ok(Self::new(folder.load_merged()?, &processor))
+    }
+
+    /// A classifier that is there already, fed with what `processor` makes of photos.
+    pub fn new(classifier: Box<dyn Classifier>, processor: &Processor) -> Self {
         let (height, width) = processor.output_size();
-        Ok(Self { classifier, normalization: processor.normalization(), height, width })
+        Self { classifier, normalization: processor.normalization(), height, width }
     }
 
     /// Raw logits of each photo, in order, one value a label.

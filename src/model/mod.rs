@@ -20,7 +20,7 @@ pub use beit::{Beit, BeitConfig};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};
 pub use error::ModelError;
-pub use folder::{Head, ModelFolder, build};
+pub use folder::{Head, ModelFiles, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
 pub use names::{matches_target, v5_name};

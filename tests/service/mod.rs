@@ -19,8 +19,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use featherlight::engine::{Engine, EngineMetrics, EngineStatus, ModelSpec, Prepared, Runner, RunnerError};
-use featherlight::http::{Function, ModelInfo, ServeSettings, Service};
+use featherlight::http::{ModelInfo, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, ImageError, MemoryBudget, Pixels, Processor};
+use featherlight::scores::Function;
 use featherlight::telemetry::Telemetry;
 use tokio::sync::oneshot;
 
@@ -160,7 +161,7 @@ impl Running {
             name: "colours".to_owned(),
             architecture: "mean".to_owned(),
             labels: labels().map(str::to_owned).to_vec().into(),
-            function: Function::default_for(3, None),
+            function: Function::default_for(3, false),
             height: 8,
             width: 8,
             device: "cpu".to_owned(),

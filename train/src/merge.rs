@@ -1,8 +1,7 @@
 //! `merge`: a model folder and its adapter become one model folder that needs no adapter any more.
 
 use candle_core::DType;
-use featherlight::model::{ModelError, ModelFolder, merge, save_model};
-use featherlight::nn::Trainable;
+use featherlight::model::{ModelError, ModelFolder, save_model};
 use std::path::{Path, PathBuf};
 
 /// Why merging failed.
@@ -17,9 +16,6 @@ pub enum MergeError {
     /// The output is the input.
     #[error("{}: is the model to merge into; choose another --output", .0.display())]
     Itself(PathBuf),
-    /// The sums could not be made.
-    #[error("the adapter cannot be merged: {0}")]
-    Merge(#[from] candle_core::Error),
 }
 
 /// Merges the adapter of `folder` into its weights, in f32, and writes the model to `output` in `dtype`, with the labels of
@@ -42,7 +38,6 @@ pub fn merge_folder(
         return Err(MergeError::Taken(output.to_owned()));
     }
     let processor = folder.processor()?;
-    let mut classifier = folder.load(Trainable::None)?;
-    merge(&mut *classifier)?;
+    let classifier = folder.load_merged()?;
     Ok(save_model(&*classifier, folder.config(), &processor, dtype, output)?)
 }

@@ -1,66 +1,8 @@
-//! The command line, and nothing else: what a person may type. `main` turns it into work.
+//! `featherlight serve`.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use super::values::Compute;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
-
-/// Vision transformers: serve a model over HTTP, look into a model folder, check it against reference outputs.
-#[derive(Debug, Parser)]
-#[command(name = "featherlight", version)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve a model over HTTP until SIGTERM
-    Serve(Box<Serve>),
-    /// Architecture, parameters, trainable parameters, labels and memory of a model; config.json alone is enough
-    Inspect(Inspect),
-    /// Run `pixel_values` of a file through the model and compare with its `logits`; exit 1 beyond the tolerance
-    Verify(Verify),
-}
-
-/// `featherlight inspect`.
-#[derive(Debug, Args)]
-pub struct Inspect {
-    /// Model folder (or a folder with nothing but a config.json)
-    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
-    pub model: PathBuf,
-    /// Count what LoRA of this rank would train, the head included
-    #[arg(long, value_name = "N", requires = "lora_target", value_parser = clap::value_parser!(u32).range(1..))]
-    pub lora_rank: Option<u32>,
-    /// Modules that LoRA would adapt, for instance query,value
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "lora_rank")]
-    pub lora_target: Vec<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `featherlight verify`.
-#[derive(Debug, Args)]
-pub struct Verify {
-    /// Model folder
-    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
-    pub model: PathBuf,
-    /// A safetensors file with `pixel_values` and `logits`
-    #[arg(long, value_name = "FILE")]
-    pub expected: PathBuf,
-    /// The largest difference allowed
-    #[arg(long, default_value_t = 1e-4, value_name = "X", value_parser = tolerance)]
-    pub tolerance: f32,
-}
-
-/// A finite number of at least 0: a comparison with NaN would pass or fail whatever the logits.
-fn tolerance(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("a number of at least 0 wanted".to_owned()),
-    }
-}
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -74,9 +16,9 @@ pub enum Log {
 /// `featherlight serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Model folder
+    /// Model folder [default: the demo model compiled in]
     #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
     /// PEFT adapter folder, merged into the model when it is loaded
     #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -86,6 +28,9 @@ pub struct Serve {
     /// Port to listen on; 0 lets the system choose
     #[arg(long, env = "FEATHERLIGHT_HTTP_PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Where and in what the model computes
+    #[command(flatten)]
+    pub compute: Compute,
     /// Photos in one forward pass, at most [default: 8]
     #[arg(long, env = "FEATHERLIGHT_MAX_BATCH_SIZE", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_batch_size: Option<u32>,

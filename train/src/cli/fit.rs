@@ -1,7 +1,7 @@
-//! The command line of `featherlight-train`: what a person may type, and what it means.
+//! The command line of `featherlight-train fit`: what a person may type, and what it means.
 
-use candle_core::DType;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use super::{SaveType, Where, loader_threads, not_negative, share};
+use clap::{Args, ValueEnum};
 use featherlight::model::AdapterConfig;
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, CropScale, Variation};
@@ -10,32 +10,6 @@ use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validat
 use featherlight_train::trainer::TrainerSettings;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-
-/// Fine-tune vision transformers on a folder of labelled photos, merge the result, measure it.
-#[derive(Debug, Parser)]
-#[command(name = "featherlight-train", version)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-    /// Threads that compute [default: one a core]
-    #[arg(long, global = true, env = "FEATHERLIGHT_THREADS", value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
-}
-
-/// The subcommands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Train a model on labelled photos
-    #[command(allow_negative_numbers = true)]
-    Fit(Box<Fit>),
-    /// Merge a PEFT adapter into its model: a folder ready to serve
-    Merge(Merge),
-    /// Measure a model on labelled photos
-    Evaluate(Evaluate),
-    /// Compare gradients and whole training runs with reference outputs
-    Verify(Verify),
-}
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,46 +29,6 @@ pub enum Init {
     Pretrained,
     /// Fresh ones (with --method full)
     Random,
-}
-
-/// Devices that this build can use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best there is
-    Auto,
-    /// The processor
-    Cpu,
-}
-
-/// Number types that this build can compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Compute {
-    /// The device's usual
-    Auto,
-    /// 32-bit floats
-    F32,
-}
-
-/// Number types that weights can be written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SaveType {
-    /// 32 bits
-    F32,
-    /// 16 bits, 10 of them after the point: half the size
-    F16,
-    /// 16 bits with the range of f32
-    Bf16,
-}
-
-/// Where a job computes. The CPU in f32 is what this build has.
-#[derive(Debug, Args)]
-pub struct Where {
-    /// Where to compute
-    #[arg(long, env = "FEATHERLIGHT_DEVICE", value_enum, default_value = "auto")]
-    pub device: Device,
-    /// What to compute in
-    #[arg(long, env = "FEATHERLIGHT_DTYPE", value_enum, default_value = "auto")]
-    pub dtype: Compute,
 }
 
 /// `featherlight-train fit`.
@@ -211,98 +145,6 @@ pub struct VariationFlags {
     pub no_flip: bool,
 }
 
-/// `featherlight-train merge`.
-#[derive(Debug, Args)]
-pub struct Merge {
-    /// Model folder
-    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
-    pub model: PathBuf,
-    /// PEFT adapter folder
-    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
-    pub adapter: PathBuf,
-    /// Folder for the merged model
-    #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
-    pub output: PathBuf,
-    /// Replace a model that is in --output already
-    #[arg(long, env = "FEATHERLIGHT_OVERWRITE")]
-    pub overwrite: bool,
-    /// Number type of the weights
-    #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
-    pub save_dtype: SaveType,
-}
-
-/// `featherlight-train evaluate`.
-#[derive(Debug, Args)]
-pub struct Evaluate {
-    /// Model folder
-    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
-    pub model: PathBuf,
-    /// PEFT adapter folder
-    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// One folder a class (DIR/<label>/photo.jpg), or a CSV with the columns file,label
-    #[arg(long, env = "FEATHERLIGHT_DATA", value_name = "DIR|CSV")]
-    pub data: PathBuf,
-    /// What the files of a CSV are relative to [default: the CSV's folder]
-    #[arg(long, env = "FEATHERLIGHT_IMAGE_ROOT", value_name = "DIR")]
-    pub image_root: Option<PathBuf>,
-    /// Photos in one forward pass
-    #[arg(long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N", default_value = "8")]
-    pub batch_size: NonZeroUsize,
-    /// Threads that decode photos [default: one a core, at most 4]
-    #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
-    pub loader_threads: Option<NonZeroUsize>,
-    /// Print one JSON object
-    #[arg(long, env = "FEATHERLIGHT_JSON")]
-    pub json: bool,
-    /// Where to compute.
-    #[command(flatten)]
-    pub place: Where,
-}
-
-/// `featherlight-train verify`.
-#[derive(Debug, Args)]
-pub struct Verify {
-    /// A folder of reference outputs, as tests/goldens
-    #[arg(long, env = "FEATHERLIGHT_GOLDENS", value_name = "DIR")]
-    pub goldens: PathBuf,
-    /// Where to compute.
-    #[command(flatten)]
-    pub place: Where,
-}
-
-/// A part of a whole: 0 up to, but not, 1.
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
-        _ => Err("a number from 0 up to, but not, 1 wanted".to_owned()),
-    }
-}
-
-fn not_negative(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err("a number of at least 0 wanted".to_owned()),
-    }
-}
-
-/// `given`, or one thread a core, at most 4: decoding rarely keeps more busy.
-pub fn loader_threads(given: Option<NonZeroUsize>) -> NonZeroUsize {
-    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    given.unwrap_or_else(|| cores().min(NonZeroUsize::MIN.saturating_add(3)))
-}
-
-impl SaveType {
-    /// candle's name of it.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
-            Self::Bf16 => DType::BF16,
-        }
-    }
-}
-
 impl Fit {
     /// What the flags mean.
     ///
@@ -390,6 +232,8 @@ impl VariationFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
 
     fn fit(flags: &[&str]) -> Result<FitSettings, String> {
         let required = ["featherlight-train", "fit", "--data", "d", "--model", "m", "--output", "o"];

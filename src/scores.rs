@@ -1,8 +1,9 @@
 //! From logits to what a client reads: softmax or sigmoid, then the best labels.
 //!
-//! `classify.rs` calls [`predictions`]. Pure functions over slices; computed in f64, answered in f32.
+//! `http` and `predict` both call [`predictions`], so that a photo gets the same labels and scores whichever way it comes.
+//! Pure functions over slices; computed in f64, answered in f32.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What turns raw logits into scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +18,8 @@ pub enum Function {
 
 impl Function {
     /// The Hugging Face default for a config: sigmoid for one label or a multi-label problem, otherwise softmax.
-    pub fn default_for(labels: usize, problem_type: Option<&str>) -> Self {
-        if labels == 1 || problem_type == Some("multi_label_classification") {
-            Self::Sigmoid
-        } else {
-            Self::Softmax
-        }
+    pub fn default_for(labels: usize, multi_label: bool) -> Self {
+        if labels == 1 || multi_label { Self::Sigmoid } else { Self::Softmax }
     }
 
     /// `softmax`, `sigmoid` or `none`.
@@ -53,21 +50,23 @@ impl Function {
 }
 
 /// One label and its score.
-#[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Prediction<'a> {
-    label: &'a str,
-    score: f32,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction<L> {
+    /// The label: borrowed from the model's, or text of its own.
+    pub label: L,
+    /// What [`Function::apply`] made of its logit.
+    pub score: f32,
 }
 
 /// The `top_k` best labels, best first; equal scores in the labels' order.
-pub(super) fn predictions<'a>(
+pub fn predictions<'a>(
     logits: &[f32],
     labels: &'a [String],
     function: Function,
     top_k: usize,
-) -> Vec<Prediction<'a>> {
+) -> Vec<Prediction<&'a str>> {
     let scores = function.apply(logits);
-    let mut ranked: Vec<_> = labels.iter().zip(scores).collect();
+    let mut ranked: Vec<_> = labels.iter().map(String::as_str).zip(scores).collect();
     // Stable, so that ties keep the order of the labels.
     ranked.sort_by(|(_, left), (_, right)| right.total_cmp(left));
     ranked.truncate(top_k);
@@ -103,9 +102,9 @@ mod tests {
 
     #[test]
     fn one_label_or_many_at_once_default_to_sigmoid() {
-        assert_eq!(Function::default_for(1, None), Function::Sigmoid);
-        assert_eq!(Function::default_for(9, Some("multi_label_classification")), Function::Sigmoid);
-        assert_eq!(Function::default_for(9, Some("single_label_classification")), Function::Softmax);
+        assert_eq!(Function::default_for(1, false), Function::Sigmoid);
+        assert_eq!(Function::default_for(9, true), Function::Sigmoid);
+        assert_eq!(Function::default_for(9, false), Function::Softmax);
         assert_eq!(Function::Sigmoid.apply(&[0.0]), [0.5]);
     }
 }

@@ -1,13 +1,15 @@
 //! `featherlight serve`: puts model, engine and HTTP together and runs until a signal ends it.
 
-use crate::cli;
-use featherlight::engine::{Engine, EngineMetrics, EngineSettings, EngineStatus, ModelSpec, model_runner};
-use featherlight::http::{self, Function, ModelInfo, ServeSettings, Service};
+use crate::{cli, demo};
+use featherlight::engine::{Engine, EngineMetrics, EngineSettings, EngineStatus, model_runner, photo_input};
+use featherlight::http::{self, ModelInfo, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, MemoryBudget};
-use featherlight::model::ModelFolder;
+use featherlight::scores::Function;
 use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
 use std::error::Error;
 use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -53,26 +55,31 @@ fn settings(arguments: &cli::Serve) -> ServeSettings {
     }
 }
 
+/// Photos that a clone of the project has, seen from its root.
+const EXAMPLES: [&str; 2] = ["models/demo/example.jpg", "tests/data/sign-digits/test/7/IMG_4355.jpg"];
+
+/// A line to paste: with a photo that is there, if one is.
+fn curl(address: SocketAddr, wants_key: bool) -> String {
+    let photo = EXAMPLES.into_iter().find(|photo| Path::new(photo).is_file()).unwrap_or("photo.jpg");
+    let key = if wants_key { "-H 'x-api-key: KEY' " } else { "" };
+    format!("curl {key}--data-binary @{photo} http://{address}/classify")
+}
+
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let settings = settings(&arguments);
-    let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
-    let processor = folder.processor()?;
+    let folder = demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
+    let (processor, name, config) = (folder.processor()?, folder.name(), folder.config());
     let (height, width) = processor.output_size();
-    let name = match arguments.model.canonicalize()?.file_name() {
-        Some(name) => name.to_string_lossy().into_owned(),
-        None => folder.config().architecture.name().to_owned(),
-    };
-    let labels: Arc<[String]> = folder.config().labels.clone().into();
-    let problem = folder.config().multi_label.then_some("multi_label_classification");
+    let labels: Arc<[String]> = config.labels.clone().into();
     let model = ModelInfo {
         name: name.clone(),
-        architecture: folder.config().architecture.name().to_owned(),
-        function: Function::default_for(labels.len(), problem),
+        architecture: config.architecture.name().to_owned(),
+        function: Function::default_for(labels.len(), config.multi_label),
         labels,
         height,
         width,
-        device: "cpu".to_owned(),
-        dtype: "f32".to_owned(),
+        device: arguments.compute.device.name().to_owned(),
+        dtype: arguments.compute.dtype.name().to_owned(),
     };
 
     let address = (settings.host.as_str(), settings.port);
@@ -85,11 +92,11 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let metrics = EngineMetrics::register(&telemetry.registry)?;
     let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
     let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
-    let prepare = Arc::new(move |bytes: &[u8]| processor.prepare(bytes, &limits));
-    let spec = ModelSpec { name: name.clone().into(), height, width };
+    let (spec, prepare) = photo_input(&name, processor, limits);
     let factory = model_runner(folder);
     let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics)?;
     let mut status = engine.status();
+    let curl = curl(local, !settings.api_keys.is_empty());
     let service = Service::new(engine, model, settings, telemetry)?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -104,10 +111,7 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
             match &*status.borrow_and_update() {
                 EngineStatus::Ready => {
                     // A closed standard output is no reason to stop serving (`println!` would panic).
-                    let _ = writeln!(
-                        std::io::stdout(),
-                        "Serving {name} on http://{local}\nTry: curl --data-binary @photo.jpg http://{local}/classify"
-                    );
+                    let _ = writeln!(std::io::stdout(), "Serving {name} on http://{local}\nTry: {curl}");
                 }
                 EngineStatus::Failed(reason) => return reason.to_string(),
                 _ => {}

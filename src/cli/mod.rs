@@ -1,0 +1,223 @@
+//! The command line, and nothing else: what a person may type. `commands` turns it into work.
+//!
+//! One file a group of subcommands. A wrong value ends the program here, with exit status 2, naming the flag and what is
+//! allowed. Every flag is also an environment variable; where the two speak of different things, what was typed wins.
+
+mod bench;
+mod model;
+mod predict;
+mod serve;
+mod values;
+
+pub use bench::{Bench, Subject};
+pub use model::{Inspect, Verify};
+pub use predict::{Predict, Target};
+pub use serve::{Log, Serve};
+pub use values::Compute;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
+
+/// Vision transformers: serve a model over HTTP, classify a folder, look into a model, check it, measure it
+///
+/// Without a command, `serve` is meant: `featherlight --port 9000`. Without a model, the one compiled in is used.
+#[derive(Debug, Parser)]
+#[command(name = "featherlight", version, override_usage = "featherlight [COMMAND] [OPTIONS]")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over HTTP until SIGTERM (also without the word `serve`)
+    Serve(Box<Serve>),
+    /// Classify a folder, a photo or a CSV list into a CSV
+    Predict(Predict),
+    /// Architecture, parameters, trainable parameters, labels and memory of a model; config.json alone is enough
+    Inspect(Inspect),
+    /// Run `pixel_values` of a file through the model and compare with its `logits`; exit 1 beyond the tolerance
+    Verify(Verify),
+    /// Measure a model, or a running service
+    Bench(Bench),
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// What clap says of a wrong one; help and version are errors too.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(with_command(words))?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let Some((_, matches)) = matches.subcommand() {
+            let typed = Typed(matches);
+            match &mut cli.command {
+                Command::Predict(predict) => predict.settle(&typed)?,
+                Command::Inspect(inspect) => inspect.settle(&typed)?,
+                Command::Bench(bench) => bench.settle(&typed)?,
+                Command::Serve(_) | Command::Verify(_) => {}
+            }
+        }
+        Ok(cli)
+    }
+}
+
+/// The words with `serve` where no command is named: nothing at all, or a flag of `serve` first.
+fn with_command(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = words.into_iter().collect();
+    let own = ["-h", "--help", "-V", "--version"];
+    let flag =
+        |word: &OsStr| word.as_encoded_bytes().starts_with(b"-") && !own.iter().any(|own| word == *own);
+    if words.get(1).is_none_or(|first| flag(first)) {
+        words.insert(words.len().min(1), "serve".into());
+    }
+    words
+}
+
+/// A command line that is wrong in itself, as clap reports it: exit status 2.
+pub fn usage_error(message: impl std::fmt::Display) -> clap::Error {
+    Cli::command().error(ErrorKind::ArgumentConflict, message)
+}
+
+/// Which flags were typed. The environment is set for many commands at once, so what it says beyond the need is no mistake.
+struct Typed<'a>(&'a ArgMatches);
+
+impl Typed<'_> {
+    fn has(&self, id: &str) -> bool {
+        self.0.value_source(id) == Some(ValueSource::CommandLine)
+    }
+
+    /// The first of `ids` that was typed.
+    fn any(&self, ids: &[&'static str]) -> Option<&'static str> {
+        ids.iter().find(|id| self.has(id)).copied()
+    }
+
+    /// Refuses any of `others` beside `id`.
+    fn refuse_beside(&self, id: &str, others: &[&'static str]) -> Result<(), clap::Error> {
+        match self.any(others).filter(|_| self.has(id)) {
+            Some(other) => {
+                let (id, other) = (flag(id), flag(other));
+                Err(usage_error(format!("the argument '{id}' cannot be used with '{other}'")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses any of `ids` where `wanted` is not given at all.
+    fn refuse_without(&self, wanted: &str, given: bool, ids: &[&'static str]) -> Result<(), clap::Error> {
+        match self.any(ids).filter(|_| !given) {
+            Some(id) => {
+                Err(usage_error(format!("the argument '{}' goes with '{}' only", flag(id), flag(wanted))))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The flag of a field.
+fn flag(id: &str) -> String {
+    format!("--{}", id.replace('_', "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, clap::Error> {
+        let words = std::iter::once("featherlight").chain(line.split_whitespace()).map(OsString::from);
+        Cli::read(words).map(|cli| cli.command)
+    }
+
+    fn refusal(line: &str) -> String {
+        let error = read(line).err().unwrap_or_else(|| usage_error("it was taken"));
+        assert_eq!(error.exit_code(), 2, "{line}");
+        error.to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_meant_where_no_command_is_named() {
+        assert!(matches!(read(""), Ok(Command::Serve(_))));
+        let Ok(Command::Serve(serve)) = read("--port 9000 --max-batch-size 3") else {
+            unreachable!("flags of serve are taken without its name")
+        };
+        assert_eq!((serve.port, serve.max_batch_size), (9000, Some(3)));
+        assert!(matches!(read("serve --port 9000"), Ok(Command::Serve(_))));
+        for line in ["--help", "-V"] {
+            assert_eq!(read(line).err().map(|error| error.exit_code()), Some(0), "{line}");
+        }
+        assert!(refusal("sevre").contains("'serve'"), "a word that is no command gets the nearest one");
+        assert!(refusal("--port 9000 inspect").contains("inspect"));
+        assert!(refusal("--porf 9000").contains("--port"));
+    }
+
+    #[test]
+    fn a_device_or_dtype_that_is_not_built_is_refused_with_what_is() {
+        let verify = "verify --model m --expected e";
+        let predict = "predict --input i --output o";
+        for command in ["serve", predict, verify, "bench"] {
+            for value in ["auto", "cpu"] {
+                assert!(
+                    read(&format!("{command} --device {value} --dtype f32")).is_ok(),
+                    "{command} {value}"
+                );
+            }
+            for value in ["cuda", "cuda:1", "gpu"] {
+                let error = refusal(&format!("{command} --device {value}"));
+                let told = ["--device", value, "auto, cpu"].iter().all(|part| error.contains(part));
+                assert!(told, "{error}");
+            }
+            for value in ["bf16", "f16", "int8", "f64"] {
+                let error = refusal(&format!("{command} --dtype {value}"));
+                let told = ["--dtype", value, "auto, f32"].iter().all(|part| error.contains(part));
+                assert!(told, "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prediction_is_made_by_a_model_or_by_a_service() {
+        let both = refusal("predict --input i --output o --server http://a --model m");
+        assert!(both.contains("--server") && both.contains("--model"), "{both}");
+        assert!(
+            refusal("predict --input i --output o --server http://a --batch-size 4").contains("--batch-size")
+        );
+        assert!(refusal("predict --input i --output o --concurrency 4").contains("--server"));
+        assert!(refusal("predict --input i").contains("--output"));
+        assert!(refusal("predict --input i --output o --top-k 0").contains("--top-k"));
+        let Ok(Command::Predict(predict)) = read("predict --input i --output o --server http://a") else {
+            unreachable!("a service alone is enough")
+        };
+        assert!(matches!(predict.target(), Target::Server(server) if server == "http://a"));
+    }
+
+    #[test]
+    fn inspect_counts_an_adapter_or_a_plan_for_one() {
+        assert!(refusal("inspect --adapter a --lora-rank 4 --lora-target query").contains("--lora-rank"));
+        assert!(refusal("inspect --lora-rank 4").contains("--lora-target"));
+        assert!(read("inspect --lora-rank 4 --lora-target query,value").is_ok());
+        assert!(read("inspect").is_ok());
+    }
+
+    #[test]
+    fn a_measurement_has_one_subject() {
+        assert!(refusal("bench --config c --model m").contains("--config"));
+        assert!(refusal("bench --server http://a --config c").contains("--server"));
+        assert!(refusal("bench --batch-size 1,0").contains("--batch-size"));
+        assert!(refusal("bench --concurrency 2").contains("--server"));
+        assert!(refusal("bench --seconds never").contains("--seconds"));
+        let Ok(Command::Bench(bench)) = read("bench --batch-size 1,4,16") else {
+            unreachable!("sizes are a list")
+        };
+        assert_eq!(bench.batch_size, [1, 4, 16]);
+    }
+}

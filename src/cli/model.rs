@@ -1,0 +1,73 @@
+//! `featherlight inspect` and `featherlight verify`: a look at a model folder.
+
+use super::Typed;
+use super::values::{Compute, count, switch};
+use clap::Args;
+use std::path::PathBuf;
+
+/// `featherlight inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Model folder, or a folder with nothing but a config.json [default: the demo model compiled in]
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// PEFT adapter folder: count what it trained
+    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Count what LoRA of this rank would train, the head included
+    #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", requires = "lora_target", value_parser = count(65_536))]
+    pub lora_rank: Option<u32>,
+    /// Modules that LoRA would adapt, for instance query,value
+    #[arg(
+        long,
+        env = "FEATHERLIGHT_LORA_TARGET",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        requires = "lora_rank"
+    )]
+    pub lora_target: Vec<String>,
+    /// Print one JSON object
+    #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = switch())]
+    pub json: bool,
+}
+
+impl Inspect {
+    /// An adapter is there or planned, not both; one from the environment gives way to a plan that was typed.
+    pub(super) fn settle(&mut self, typed: &Typed<'_>) -> Result<(), clap::Error> {
+        typed.refuse_beside("adapter", &["lora_rank", "lora_target"])?;
+        if typed.has("lora_rank") {
+            self.adapter = None;
+        } else if self.adapter.is_some() {
+            self.lora_rank = None;
+        }
+        Ok(())
+    }
+}
+
+/// `featherlight verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Model folder
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+    /// PEFT adapter folder, merged into the model
+    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// A safetensors file with `pixel_values` and `logits`
+    #[arg(long, env = "FEATHERLIGHT_EXPECTED", value_name = "FILE")]
+    pub expected: PathBuf,
+    /// The largest difference allowed
+    #[arg(long, env = "FEATHERLIGHT_TOLERANCE", default_value_t = 1e-4, value_name = "X", value_parser = tolerance)]
+    pub tolerance: f32,
+    /// Where and in what the model computes
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+/// A finite number of at least 0: a comparison with NaN would pass or fail whatever the logits.
+fn tolerance(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("a number of at least 0 wanted".to_owned()),
+    }
+}

@@ -1,0 +1,68 @@
+//! Bare forward passes: no decoding, no queue, one batch after the other.
+
+use super::figures::{Times, rounded};
+use featherlight::model::{LoadedModel, Photo};
+use featherlight::randomness::{Purpose, Randomness};
+use serde_json::{Value, json};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Passes measured at least, however long one takes.
+const LEAST: usize = 3;
+
+/// What was measured at one batch size.
+pub struct Figures {
+    batch_size: usize,
+    photos_per_second: f64,
+    times: Times,
+}
+
+/// Runs batches of `batch_size` for `time`, after one that is not counted.
+///
+/// # Errors
+/// candle's.
+pub fn measure(
+    model: &LoadedModel,
+    (height, width): (usize, usize),
+    batch_size: usize,
+    time: Duration,
+) -> candle_core::Result<Figures> {
+    let mut stream = Randomness::new(0).stream(Purpose::Initialize, 0, 0, 0);
+    let values: Vec<f32> = (0..3 * height * width).map(|_| stream.normal()).collect();
+    let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Tensor(&values)).collect();
+    model.logits(&batch)?;
+    let (begin, mut times) = (Instant::now(), Vec::new());
+    while times.len() < LEAST || begin.elapsed() < time {
+        let start = Instant::now();
+        model.logits(&batch)?;
+        times.push(start.elapsed());
+    }
+    let photos_per_second = (times.len() * batch_size) as f64 / begin.elapsed().as_secs_f64();
+    Ok(Figures { batch_size, photos_per_second, times: Times::new(times) })
+}
+
+impl Figures {
+    pub fn to_json(&self) -> Value {
+        json!({
+            "batch_size": self.batch_size,
+            "photos_per_second": rounded(self.photos_per_second),
+            "median_ms": rounded(self.times.percentile(50.0)),
+            "p90_ms": rounded(self.times.percentile(90.0)),
+            "passes": self.times.count(),
+        })
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "forward, batch {:>3}: {:>9.2} photos/s, a batch in {:.2} ms (median) or {:.2} ms (p90), {} passes",
+            self.batch_size,
+            self.photos_per_second,
+            self.times.percentile(50.0),
+            self.times.percentile(90.0),
+            self.times.count()
+        )
+    }
+}
