@@ -4,7 +4,7 @@
 //! refused by name.
 
 use super::names::{matches_target, names_in_both, v5_name};
-use super::save::{create_folder, save_tensors, save_text};
+use super::save::{create_folder, save_text, save_weights};
 use super::{Checkpoint, Classifier, Config, ModelError};
 use crate::nn::{Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
 use crate::randomness::Randomness;
@@ -333,7 +333,7 @@ pub fn save(
         }
     }
     create_folder(folder)?;
-    save_tensors(tensors, &folder.join("adapter_model.safetensors"))?;
+    save_weights(tensors, &folder.join("adapter_model.safetensors"))?;
     save_text(&format!("{:#}\n", config.to_json()), &folder.join("config.json"))?;
     save_text(&format!("{:#}\n", adapter.to_json(base)), &folder.join("adapter_config.json"))
 }

@@ -38,7 +38,7 @@ pub fn save_model(
     json["dtype"] = dtype.as_str().replace("f", "float").into();
     json["torch_dtype"] = json["dtype"].clone();
     create_folder(folder)?;
-    save_tensors(tensors, &file)?;
+    save_weights(tensors, &file)?;
     save_text(&format!("{:#}\n", processor.to_json()), &folder.join("preprocessor_config.json"))?;
     save_text(&format!("{json:#}\n"), &folder.join("config.json"))
 }
@@ -51,13 +51,16 @@ pub fn create_folder(folder: &Path) -> Result<(), ModelError> {
     std::fs::create_dir_all(folder).map_err(|source| ModelError::Io { file: folder.into(), source })
 }
 
-/// Writes a safetensors file, whole or not at all.
+/// Writes a safetensors file, whole or not at all; `metadata` stands in its header.
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn save_tensors(tensors: HashMap<String, Tensor>, file: &Path) -> Result<(), ModelError> {
-    // transformers refuses a file that does not say which framework's layout it has.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+pub fn save_tensors(
+    tensors: HashMap<String, Tensor>,
+    metadata: &[(&str, String)],
+    file: &Path,
+) -> Result<(), ModelError> {
+    let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     replace(file, |temporary| {
         safetensors::serialize_to_file(tensors, Some(metadata), temporary.path()).map_err(|error| match error
         {
@@ -65,6 +68,15 @@ pub(super) fn save_tensors(tensors: HashMap<String, Tensor>, file: &Path) -> Res
             other => ModelError::Damaged { file: file.into(), problem: other.to_string() },
         })
     })
+}
+
+/// Writes a weights file that transformers and PEFT read.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn save_weights(tensors: HashMap<String, Tensor>, file: &Path) -> Result<(), ModelError> {
+    // transformers refuses a file that does not say which framework's layout it has.
+    save_tensors(tensors, &[("format", "pt".to_owned())], file)
 }
 
 /// Writes a text file, whole or not at all.
@@ -86,13 +98,39 @@ fn replace(
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(io)?;
     write(&mut temporary)?;
-    let written = temporary.as_file();
-    written.sync_all().map_err(io)?;
+    // By its path: safetensors puts a file of its own in the place of the one that it was given.
+    std::fs::File::open(temporary.path()).and_then(|written| written.sync_all()).map_err(io)?;
     #[cfg(unix)]
     {
         // A temporary file is its owner's alone; what is kept is for whoever serves it, too.
         use std::os::unix::fs::PermissionsExt;
-        written.set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(io)?;
+        std::fs::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o644)).map_err(io)?;
     }
     temporary.persist(file).map(drop).map_err(|error| io(error.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[cfg(unix)]
+    #[test]
+    fn weights_written_can_be_read_by_other_users_than_the_one_who_trained() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (weights, text) = (folder.path().join("model.safetensors"), folder.path().join("config.json"));
+        let tensor = Tensor::new(&[1f32, 2.], &Device::Cpu).expect("a tensor");
+        save_weights(HashMap::from([("a".to_owned(), tensor)]), &weights).expect("written");
+        save_text("{}", &text).expect("written");
+        for file in [weights, text] {
+            let mode = std::fs::metadata(&file).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o644, "{}", file.display());
+        }
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("the folder").count(),
+            2,
+            "nothing is left behind"
+        );
+    }
 }

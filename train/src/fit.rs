@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::settings::{FitSettings, Method, Validation};
 use crate::split::{SplitError, stratified};
 use crate::start::{StartError, StartingModel};
-use crate::trainer::{Observer, Step, TrainError, steps, train, trained_parameters};
+use crate::trainer::{EpochEnd, Observer, Step, TrainError, steps, train, trained_parameters};
 use featherlight::image::Processor;
 use featherlight::model::{
     Classifier, Config, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
@@ -215,28 +215,22 @@ impl Observer for Run<'_> {
         Ok(self.output.step(step)?)
     }
 
-    fn epoch_ended(
-        &mut self,
-        epoch: u64,
-        step: u64,
-        evaluation: Option<&Evaluation>,
-        model: &dyn Classifier,
-    ) -> Result<(), FitError> {
+    fn epoch_ended(&mut self, end: &EpochEnd<'_>) -> Result<(), FitError> {
         let (sum, photos) = std::mem::take(&mut self.epoch_loss);
-        let epochs = self.settings.trainer.epochs;
-        self.progress.epoch_ended((epoch, epochs), step, sum / photos.max(1) as f64, evaluation);
-        if let Some(evaluation) = evaluation {
-            self.output.evaluation(epoch, step, evaluation)?;
+        self.progress.epoch_ended(end, self.settings.trainer.epochs, sum / photos.max(1) as f64);
+        if let Some(evaluation) = end.evaluation {
+            self.output.evaluation(end.epoch, end.step, evaluation)?;
             self.evaluation = Some(evaluation.clone());
             self.run_file["evaluation"] = evaluation.to_json(&self.config.labels);
         }
-        self.run_file["epochs_completed"] = json!(epoch);
+        self.run_file["epochs_completed"] = json!(end.epoch);
+        self.output.checkpoint(end)?;
         match &self.settings.method {
             Method::Lora(adapter) => {
                 let base = self.settings.model.to_string_lossy();
-                save_adapter(model, adapter, &base, self.config, &self.output.adapter())?;
+                save_adapter(end.model, adapter, &base, self.config, &self.output.adapter())?;
             }
-            Method::Full | Method::Head => self.save_merged(model)?,
+            Method::Full | Method::Head => self.save_merged(end.model)?,
         }
         self.write_run_file("running", &[])
     }

@@ -1,11 +1,12 @@
-//! AdamW, gradient accumulation and clipping, as PyTorch does them; moments in f32.
+//! AdamW, gradient accumulation and clipping, as PyTorch does them; moments in f32, which can be saved and restored.
 //!
 //! The trainer calls [`AdamW::accumulate`] once a micro-batch, then [`Gradients::clip`] and [`AdamW::step`]. candle's own
 //! AdamW hides its moments and has neither groups nor clipping.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var, bail};
 use featherlight::nn::Parameter;
+use std::collections::HashMap;
 
 /// Settings of AdamW (Loshchilov & Hutter 2019).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +36,11 @@ pub enum Decayed {
     Matrices,
 }
 
+/// Prefixes of the tensors of a saved state.
+const PARAMETER: &str = "parameter.";
+const FIRST: &str = "first.";
+const SECOND: &str = "second.";
+
 /// The optimiser and its state.
 pub struct AdamW {
     settings: AdamWSettings,
@@ -43,6 +49,8 @@ pub struct AdamW {
 }
 
 struct Slot {
+    /// The parameter's.
+    name: String,
     variable: Var,
     first: Tensor,
     second: Tensor,
@@ -59,9 +67,56 @@ impl AdamW {
             let variable = Var::from_tensor(parameter.tensor())?;
             let zero = parameter.tensor().zeros_like()?;
             let decay = decayed == Decayed::All || parameter.tensor().rank() > 1;
-            Ok(Slot { variable, first: zero.clone(), second: zero, decay })
+            let name = parameter.name().to_owned();
+            Ok(Slot { name, variable, first: zero.clone(), second: zero, decay })
         });
         Ok(Self { settings, slots: slots.collect::<Result<_>>()?, steps: 0 })
+    }
+
+    /// Steps made.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// Everything that a run needs to go on from here: each trained parameter's values and moments, as
+    /// `parameter.NAME`, `first.NAME` and `second.NAME`.
+    pub fn state(&self) -> HashMap<String, Tensor> {
+        self.slots
+            .iter()
+            .flat_map(|slot| {
+                [PARAMETER, FIRST, SECOND].map(|kind| format!("{kind}{}", slot.name)).into_iter().zip([
+                    slot.variable.as_detached_tensor(),
+                    slot.first.clone(),
+                    slot.second.clone(),
+                ])
+            })
+            .collect()
+    }
+
+    /// Goes back to a [`AdamW::state`] of an optimiser of the same parameters, after `steps` steps.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape; nothing has been changed then.
+    pub fn restore(&mut self, state: &HashMap<String, Tensor>, steps: u32) -> Result<()> {
+        let find = |kind: &str, slot: &Slot| {
+            let key = format!("{kind}{}", slot.name);
+            match state.get(&key) {
+                Some(tensor) if tensor.dims() == slot.variable.dims() => Ok(tensor.clone()),
+                Some(tensor) => {
+                    let (found, want) = (tensor.dims(), slot.variable.dims());
+                    bail!("the optimiser's `{key}` has shape {found:?}, {want:?} wanted")
+                }
+                None => bail!("the optimiser's state has no `{key}`"),
+            }
+        };
+        let found = |slot: &Slot| Ok([find(PARAMETER, slot)?, find(FIRST, slot)?, find(SECOND, slot)?]);
+        let tensors: Vec<[Tensor; 3]> = self.slots.iter().map(found).collect::<Result<_>>()?;
+        for (slot, [parameter, first, second]) in self.slots.iter_mut().zip(tensors) {
+            slot.variable.set(&parameter)?;
+            (slot.first, slot.second) = (first, second);
+        }
+        self.steps = steps;
+        Ok(())
     }
 
     /// An empty store for the gradients of this optimiser's parameters.
@@ -130,5 +185,55 @@ impl Gradients {
             }
         }
         Ok(norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn parameter() -> Parameter {
+        let values = Tensor::new(&[[1f32, -2.], [3., 0.5]], &Device::Cpu).unwrap();
+        Parameter::new("weight".to_owned(), values, true).unwrap()
+    }
+
+    /// A step down Σ w⁴.
+    fn step(optimizer: &mut AdamW, parameter: &Parameter) {
+        let store = parameter.tensor().powf(4.0).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut gradients = optimizer.gradients();
+        optimizer.accumulate(&mut gradients, &store, 1.0).unwrap();
+        gradients.clip(1.0).unwrap();
+        optimizer.step(&gradients, 0.05).unwrap();
+    }
+
+    fn values(parameter: &Parameter) -> Vec<f32> {
+        parameter.tensor().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_restored_optimiser_goes_on_to_the_very_same_weights() {
+        let (whole, first_half, second_half) = (parameter(), parameter(), parameter());
+        let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
+        let optimizer = |parameter: &Parameter| AdamW::new(&[parameter], settings, Decayed::All).unwrap();
+        let (mut uninterrupted, mut before, mut after) =
+            (optimizer(&whole), optimizer(&first_half), optimizer(&second_half));
+        (0..6).for_each(|_| step(&mut uninterrupted, &whole));
+        (0..3).for_each(|_| step(&mut before, &first_half));
+        after.restore(&before.state(), before.steps()).unwrap();
+        (0..3).for_each(|_| step(&mut after, &second_half));
+        assert_eq!(values(&second_half), values(&whole));
+        assert_ne!(values(&whole), values(&parameter()));
+    }
+
+    #[test]
+    fn a_state_of_other_parameters_is_refused_by_name_and_changes_nothing() {
+        let parameter = parameter();
+        let mut optimizer = AdamW::new(&[&parameter], AdamWSettings::default(), Decayed::All).unwrap();
+        let mut state = optimizer.state();
+        state.remove("second.weight");
+        let error = optimizer.restore(&state, 1).unwrap_err().to_string();
+        assert!(error.contains("second.weight"), "{error}");
+        assert_eq!(optimizer.steps(), 0);
     }
 }

@@ -1,18 +1,18 @@
-//! The folder that a run writes: `adapter/`, `merged/`, `metrics.jsonl`, `run.json`.
+//! The folder that a run writes: `adapter/`, `merged/`, `checkpoints/last/`, `metrics.jsonl`, `run.json`.
 //!
 //! `fit` and `merge` write through this. Weights and `run.json` are replaced whole, `metrics.jsonl` grows a line at a time
 //! and is flushed with each: a kill at any moment leaves what was there.
 
 use crate::evaluate::Evaluation;
-use crate::trainer::Step;
-use featherlight::model::{ModelError, create_folder, save_text};
+use crate::trainer::{EpochEnd, Step};
+use featherlight::model::{ModelError, create_folder, save_tensors, save_text};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The files of a run; an output folder that holds one of them holds an earlier run.
-const FILES: [&str; 4] = ["run.json", "metrics.jsonl", "adapter", "merged"];
+const FILES: [&str; 5] = ["run.json", "metrics.jsonl", "adapter", "merged", "checkpoints"];
 
 /// Why a run's folder could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,18 @@ impl Output {
             "top5": evaluation.top5_accuracy(),
             "loss": evaluation.mean_loss(),
         }))
+    }
+
+    /// Replaces `checkpoints/last/checkpoint.safetensors`: the trained parameters, the optimiser's moments, and in its
+    /// metadata `epoch` and `step`. One file, so that the parts cannot be of different ages.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn checkpoint(&self, end: &EpochEnd<'_>) -> Result<(), OutputError> {
+        let folder = self.folder.join("checkpoints/last");
+        create_folder(&folder)?;
+        let metadata = [("epoch", end.epoch.to_string()), ("step", end.step.to_string())];
+        Ok(save_tensors(end.optimizer.state(), &metadata, &folder.join("checkpoint.safetensors"))?)
     }
 
     /// Replaces `run.json`.

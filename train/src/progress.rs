@@ -2,8 +2,7 @@
 //!
 //! Everything goes to standard error; log lines take the same way ([`Progress::writer`]), so that they do not tear the bar.
 
-use crate::evaluate::Evaluation;
-use crate::trainer::Step;
+use crate::trainer::{EpochEnd, Step};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -77,15 +76,9 @@ impl Progress {
         }
     }
 
-    /// An epoch ended, with these results.
-    pub fn epoch_ended(
-        &self,
-        (epoch, epochs): (u64, u64),
-        step: u64,
-        loss: f64,
-        evaluation: Option<&Evaluation>,
-    ) {
-        let validation = evaluation.map_or_else(String::new, |evaluation| {
+    /// An epoch of `epochs` ended, with this mean loss of the photos trained on.
+    pub fn epoch_ended(&self, end: &EpochEnd<'_>, epochs: u64, loss: f64) {
+        let validation = end.evaluation.map_or_else(String::new, |evaluation| {
             format!(
                 " · validation: top-1 {:.4}, top-5 {:.4}, loss {:.4}",
                 evaluation.top1_accuracy(),
@@ -94,8 +87,9 @@ impl Progress {
             )
         });
         self.say(&format!(
-            "epoch {epoch}/{epochs} · training loss {loss:.4}{validation} · {} left",
-            self.time_left(step)
+            "epoch {}/{epochs} · training loss {loss:.4}{validation} · {} left",
+            end.epoch,
+            self.time_left(end.step)
         ));
     }
 

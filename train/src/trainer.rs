@@ -58,6 +58,20 @@ pub struct Step {
     pub seconds: f64,
 }
 
+/// Where a run stands after an epoch.
+pub struct EpochEnd<'a> {
+    /// Counted from 1.
+    pub epoch: u64,
+    /// Steps made in the whole run.
+    pub step: u64,
+    /// How good the model is now, where there is a validation set.
+    pub evaluation: Option<&'a Evaluation>,
+    /// The model.
+    pub model: &'a dyn Classifier,
+    /// The optimiser with its moments.
+    pub optimizer: &'a AdamW,
+}
+
 /// Hears what happens in a run. An error ends it.
 pub trait Observer {
     /// What an observer may fail with.
@@ -69,17 +83,11 @@ pub trait Observer {
     /// Whatever should end the run.
     fn stepped(&mut self, step: &Step) -> Result<(), Self::Error>;
 
-    /// After every epoch, counted from 1, with the evaluation where there is a validation set.
+    /// After every epoch.
     ///
     /// # Errors
     /// Whatever should end the run.
-    fn epoch_ended(
-        &mut self,
-        epoch: u64,
-        step: u64,
-        evaluation: Option<&Evaluation>,
-        model: &dyn Classifier,
-    ) -> Result<(), Self::Error>;
+    fn epoch_ended(&mut self, end: &EpochEnd<'_>) -> Result<(), Self::Error>;
 }
 
 /// Why training ended early.
@@ -186,7 +194,13 @@ pub fn train<O: Observer>(
         }
         let evaluate = |loader| evaluate(model, normalization, loader, |_| {});
         let evaluation = validation.map(evaluate).transpose().map_err(TrainError::from)?;
-        observer.epoch_ended(epoch + 1, run.step, evaluation.as_ref(), model)?;
+        observer.epoch_ended(&EpochEnd {
+            epoch: epoch + 1,
+            step: run.step,
+            evaluation: evaluation.as_ref(),
+            model,
+            optimizer: &run.optimizer,
+        })?;
         run.since = Instant::now(); // the evaluation is no part of the next step
     }
     Ok(())
