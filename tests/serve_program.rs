@@ -2,61 +2,28 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
 
+mod program;
+
 use featherlight::image::DecodeLimits;
 use featherlight::model::{LoadedModel, ModelFolder, Photo};
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_featherlight");
+use program::{PROGRAM, Served, data};
 
-fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
-}
-
-/// A running service, and the address it printed. Killed when a test fails.
-struct Served {
-    child: Child,
-    address: String,
-}
-
-impl Served {
-    fn start(model: &Path) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(["serve", "--port", "0", "--model"])
-            .arg(model)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut line = String::new();
-        // Let go after one line: `a_closed_standard_output_ends_the_service` was a bug.
-        let output = child.stdout.take().expect("its output");
-        BufReader::new(output).read_line(&mut line).expect("a line");
-        let address = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-        assert!(address.starts_with("http://127.0.0.1:"), "{line}");
-        Self { child, address }
-    }
-
-    fn classify(&self, photo: &Path) -> serde_json::Value {
-        let bytes = std::fs::read(photo).expect("the photo");
-        let url = format!("{}/classify?function_to_apply=none&top_k=100", self.address);
-        let mut answer = ureq::post(&url).content_type("image/jpeg").send(&bytes[..]).expect("an answer");
-        serde_json::from_str(&answer.body_mut().read_to_string().expect("a body")).expect("JSON")
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn classify(served: &Served, photo: &Path) -> serde_json::Value {
+    let bytes = std::fs::read(photo).expect("the photo");
+    let url = format!("http://{}/classify?function_to_apply=none&top_k=100", served.address);
+    let mut answer = ureq::post(&url).content_type("image/jpeg").send(&bytes[..]).expect("an answer");
+    serde_json::from_str(&answer.body_mut().read_to_string().expect("a body")).expect("JSON")
 }
 
 #[test]
 fn a_photo_posted_to_a_served_model_gets_the_model_s_own_logits_and_sigterm_ends_it_with_0() {
     let (model, photo) = (data("goldens/beit-tiny"), data("goldens/preprocessing/photo_0.jpg"));
-    let mut served = Served::start(&model);
-    let answer = served.classify(&photo);
+    let mut served = Served::start(&model, &[]);
+    let answer = classify(&served, &photo);
 
     let folder = ModelFolder::open(&model).expect("a model");
     let bytes = std::fs::read(&photo).expect("the photo");
@@ -75,9 +42,8 @@ fn a_photo_posted_to_a_served_model_gets_the_model_s_own_logits_and_sigterm_ends
     let scores: Vec<f64> = predictions.iter().filter_map(|p| p["score"].as_f64()).collect();
     assert!(scores.is_sorted_by(|a, b| a >= b), "best first: {scores:?}");
 
-    let killed = Command::new("kill").arg(served.child.id().to_string()).status().expect("kill");
-    assert!(killed.success());
-    assert_eq!(served.child.wait().expect("its end").code(), Some(0));
+    served.terminate();
+    assert_eq!(served.exit_status(), Some(0));
 }
 
 #[test]
