@@ -21,15 +21,16 @@ FROM rust AS build
 ARG PROFILE=dist
 WORKDIR /src
 # The dependencies are a layer of their own, compiled beneath empty programs, so that a change of the sources does not
-# compile them again.
+# compile them again. Nothing of the empty ones is kept: a program missing later is an error.
 COPY Cargo.toml Cargo.lock ./
 COPY train/Cargo.toml train/
 RUN mkdir -p src/bin train/src \
-    && touch src/lib.rs train/src/lib.rs \
+    && for library in src/lib.rs train/src/lib.rs; do echo '//! Empty.' > "$library"; done \
     && for program in src/main.rs src/bin/featherlight-healthcheck.rs train/src/main.rs; do \
-         echo 'fn main() {}' > "$program"; \
+         printf '//! Empty.\nfn main() {}\n' > "$program"; \
        done \
-    && cargo build --workspace --bins --locked --profile "$PROFILE"
+    && cargo build --workspace --bins --locked --profile "$PROFILE" \
+    && rm -r src train/src "target/$PROFILE"/featherlight*
 COPY src src
 COPY train train
 COPY models models
