@@ -55,7 +55,7 @@ fn settings(arguments: &cli::Serve) -> ServeSettings {
 
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let settings = settings(&arguments);
-    let folder = ModelFolder::open(&arguments.model)?;
+    let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
     let processor = folder.processor()?;
     let (height, width) = processor.output_size();
     let name = match arguments.model.canonicalize()?.file_name() {
@@ -87,7 +87,7 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
     let prepare = Arc::new(move |bytes: &[u8]| processor.prepare(bytes, &limits));
     let spec = ModelSpec { name: name.clone().into(), height, width };
-    let factory = model_runner(folder, arguments.adapter.clone());
+    let factory = model_runner(folder);
     let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics)?;
     let mut status = engine.status();
     let service = Service::new(engine, model, settings, telemetry)?;

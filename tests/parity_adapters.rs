@@ -13,12 +13,15 @@ fn root() -> PathBuf {
 }
 
 /// The base that an adapter folder names, a sibling of it.
-fn base(folder: &Path) -> Box<dyn Classifier> {
+fn base(folder: &Path) -> ModelFolder {
     let text = std::fs::read_to_string(folder.join("adapter_config.json")).expect("adapter_config.json");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let name = json["base_model_name_or_path"].as_str().expect("a base");
-    let opened = ModelFolder::open(&root().join(name)).unwrap_or_else(|e| panic!("{e}"));
-    opened.load(Trainable::None).unwrap_or_else(|e| panic!("{e}"))
+    ModelFolder::open(&root().join(name)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn load(folder: &ModelFolder) -> Box<dyn Classifier> {
+    folder.load(Trainable::None).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn difference(model: &dyn Classifier, pixel_values: &Tensor, want: &Tensor) -> f32 {
@@ -39,15 +42,17 @@ fn an_adapter_gives_the_reference_logits_unmerged_merged_and_written_again() {
             .expect("expected");
         let (pixel_values, want) = (&expected["pixel_values"], &expected["logits"]);
         let adapter = Adapter::open(&folder).unwrap_or_else(|e| panic!("{e}"));
-        let mut model = base(&folder);
+        let base = base(&folder);
+        let config = base.config();
+        let mut model = load(&base);
         let without = difference(&*model, pixel_values, want);
         adapter.attach(&mut *model, Trainable::None).unwrap_or_else(|e| panic!("{e}"));
         let unmerged = difference(&*model, pixel_values, want);
 
         let written = tempfile::tempdir().expect("a folder");
-        save_adapter(&*model, adapter.config(), "base", written.path()).expect("written");
+        save_adapter(&*model, adapter.config(), "base", config, written.path()).expect("written");
         let again = Adapter::open(written.path()).unwrap_or_else(|e| panic!("{e}"));
-        let mut second = base(&folder);
+        let mut second = load(&base);
         again.attach(&mut *second, Trainable::None).unwrap_or_else(|e| panic!("{e}"));
         let rewritten = difference(&*second, pixel_values, want);
 

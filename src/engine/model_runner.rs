@@ -2,7 +2,6 @@
 
 use super::{Prepared, Runner, RunnerError, RunnerFactory};
 use crate::model::{LoadedModel, ModelFolder, Photo};
-use std::path::PathBuf;
 
 struct ModelRunner(LoadedModel);
 
@@ -19,9 +18,9 @@ impl Runner for ModelRunner {
     }
 }
 
-/// A factory that loads `folder` (and merges `adapter`) on the device's thread.
-pub fn model_runner(folder: ModelFolder, adapter: Option<PathBuf>) -> RunnerFactory {
-    Box::new(move || match LoadedModel::load(&folder, adapter.as_deref()) {
+/// A factory that loads `folder` (and merges its adapter) on the device's thread.
+pub fn model_runner(folder: ModelFolder) -> RunnerFactory {
+    Box::new(move || match LoadedModel::load(&folder) {
         Ok(model) => Ok(Box::new(ModelRunner(model))),
         Err(error) => Err(RunnerError::Device(error.to_string())),
     })

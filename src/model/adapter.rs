@@ -3,12 +3,14 @@
 //! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
 //! refused by name.
 
-use super::{Checkpoint, Classifier, ModelError};
+use super::save::{create_folder, save_tensors, save_text};
+use super::{Checkpoint, Classifier, Config, ModelError};
 use crate::nn::{Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
 use crate::randomness::Randomness;
 use candle_core::Tensor;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
 
 /// Before every name in an adapter file.
 const PREFIX: &str = "base_model.model.";
@@ -131,6 +133,7 @@ fn refuse_unsupported(
 pub struct Adapter {
     config: AdapterConfig,
     checkpoint: Checkpoint,
+    labels: Option<Vec<String>>,
 }
 
 impl Adapter {
@@ -146,7 +149,18 @@ impl Adapter {
         } else {
             Checkpoint::open_safetensors(&safetensors)?
         };
-        Ok(Self { config, checkpoint })
+        let own = folder.join("config.json");
+        let labels = if own.is_file() { Some(Config::from_file(&own)?.labels) } else { None };
+        Ok(Self { config, checkpoint, labels })
+    }
+
+    /// The labels of the saved head, or `None` where no head is saved: those of a `config.json` beside the adapter (PEFT's
+    /// own files do not hold them), else `base`'s where their number is right, else `LABEL_i`.
+    pub(super) fn labels(&self, base: &[String]) -> Option<Vec<String>> {
+        let count = *self.checkpoint.shape(&format!("{PREFIX}{HEAD}.weight"))?.first()?;
+        let known = [self.labels.as_deref(), Some(base)].into_iter().flatten();
+        let fitting = known.into_iter().find(|labels| labels.len() == count);
+        Some(fitting.map_or_else(|| (0..count).map(|i| format!("LABEL_{i}")).collect(), <[String]>::to_vec))
     }
 
     /// What `adapter_config.json` says.
@@ -243,7 +257,7 @@ pub fn attach_new(
 }
 
 /// The head's module: saved whole, never adapted.
-const HEAD: &str = "classifier";
+pub(super) const HEAD: &str = "classifier";
 
 /// That every target means a module of the blocks.
 pub(super) fn check_targets(model: &dyn Classifier, targets: &[String]) -> Result<(), ModelError> {
@@ -282,37 +296,27 @@ pub fn merge(model: &mut dyn Classifier) -> candle_core::Result<()> {
     Ok(())
 }
 
-/// Writes the adapters and the head of `model` as a PEFT folder, under v4 names. Each file is written beside its place and
-/// renamed.
+/// Writes the adapters and the head of `model` as a PEFT folder, under v4 names, with a `config.json` beside them that
+/// keeps what PEFT's files have no place for: the labels of the head.
 ///
 /// # Errors
 /// If the folder cannot be written.
 pub fn save(
     model: &dyn Classifier,
-    config: &AdapterConfig,
+    adapter: &AdapterConfig,
     base: &str,
+    config: &Config,
     folder: &Path,
 ) -> Result<(), ModelError> {
-    let io = |file: &Path| {
-        let file = PathBuf::from(file);
-        move |source| ModelError::Io { file, source }
-    };
-    std::fs::create_dir_all(folder).map_err(io(folder))?;
-    let mut tensors = std::collections::HashMap::new();
+    let mut tensors = HashMap::new();
     for linear in model.linears() {
         let head = linear.parameters().filter(|_| linear.name() == HEAD);
         for parameter in linear.adapter_parameters().chain(head) {
             tensors.insert(format!("{PREFIX}{}", parameter.name()), parameter.tensor().clone());
         }
     }
-    let file = folder.join("adapter_model.safetensors");
-    let temporary = tempfile::Builder::new().tempfile_in(folder).map_err(io(folder))?;
-    candle_core::safetensors::save(&tensors, temporary.path())
-        .map_err(|error| ModelError::Damaged { file: file.clone(), problem: error.to_string() })?;
-    temporary.persist(&file).map_err(|error| io(&file)(error.error))?;
-    let file = folder.join("adapter_config.json");
-    let temporary = tempfile::Builder::new().tempfile_in(folder).map_err(io(folder))?;
-    std::fs::write(temporary.path(), format!("{:#}\n", config.to_json(base))).map_err(io(&file))?;
-    temporary.persist(&file).map_err(|error| io(&file)(error.error))?;
-    Ok(())
+    create_folder(folder)?;
+    save_tensors(tensors, &folder.join("adapter_model.safetensors"))?;
+    save_text(&format!("{:#}\n", config.to_json()), &folder.join("config.json"))?;
+    save_text(&format!("{:#}\n", adapter.to_json(base)), &folder.join("adapter_config.json"))
 }

@@ -11,6 +11,7 @@ use crate::nn::{
 };
 use crate::ops::{self, Attention, RelativePositions};
 use candle_core::{Result, Tensor, bail};
+use serde_json::{Value, json};
 
 /// The sizes of a BEiT, with transformers' names and defaults.
 #[derive(Clone, Debug)]
@@ -98,6 +99,30 @@ impl BeitConfig {
             );
         }
         Ok(config)
+    }
+
+    /// The sizes as a `config.json` of transformers has them, labels left out.
+    pub(super) fn to_json(&self) -> Value {
+        let (height, width) = self.image_size;
+        json!({
+            "model_type": "beit",
+            "image_size": if height == width { json!(height) } else { json!([height, width]) },
+            "patch_size": self.patch_size,
+            "num_channels": self.num_channels,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "intermediate_size": self.intermediate_size,
+            "hidden_act": "gelu",
+            "layer_norm_eps": self.layer_norm_eps,
+            "layer_scale_init_value": self.layer_scale_init_value,
+            "drop_path_rate": self.drop_path_rate,
+            "initializer_range": self.initializer_range,
+            "use_mean_pooling": self.use_mean_pooling,
+            "use_relative_position_bias": self.use_relative_position_bias,
+            "use_absolute_position_embeddings": false,
+            "use_shared_relative_position_bias": false,
+        })
     }
 
     fn grid(&self) -> RelativePositions {

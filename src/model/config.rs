@@ -2,7 +2,7 @@
 
 use super::beit::BeitConfig;
 use super::{ModelError, timm};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// A model's architecture with its settings.
@@ -65,6 +65,45 @@ impl Config {
         };
         let multi_label = fields.text("problem_type")? == Some("multi_label_classification");
         Ok(Self { architecture, labels, multi_label, timm: false, json })
+    }
+
+    /// The same model with a head for other labels.
+    pub fn with_labels(&self, labels: &[String]) -> Self {
+        let mut config = self.clone();
+        labels.clone_into(&mut config.labels);
+        match &mut config.architecture {
+            Architecture::Beit(beit) => beit.num_labels = labels.len(),
+        }
+        config
+    }
+
+    /// The same model for photos of which each has one label.
+    pub fn with_single_label(mut self) -> Self {
+        self.multi_label = false;
+        if let Some(fields) = self.json.as_object_mut() {
+            fields.remove("problem_type");
+        }
+        self
+    }
+
+    /// The `config.json` that transformers and [`Config::from_file`] read back as this model: the file's own fields, a
+    /// timm folder's translated, with these labels.
+    pub fn to_json(&self) -> Value {
+        let Architecture::Beit(beit) = &self.architecture;
+        let mut json = if self.timm { beit.to_json() } else { self.json.clone() };
+        let names = self.labels.iter().enumerate();
+        let id2label: Map<String, Value> =
+            names.clone().map(|(index, label)| (index.to_string(), json!(label))).collect();
+        let label2id: Map<String, Value> =
+            names.map(|(index, label)| (label.clone(), json!(index))).collect();
+        if let Some(fields) = json.as_object_mut() {
+            // transformers derives it from id2label and warns where the two differ.
+            fields.remove("num_labels");
+            fields.insert("architectures".to_owned(), json!(["BeitForImageClassification"]));
+            fields.insert("id2label".to_owned(), Value::Object(id2label));
+            fields.insert("label2id".to_owned(), Value::Object(label2id));
+        }
+        json
     }
 }
 

@@ -1,11 +1,10 @@
 //! A model with its weights, ready to turn photos into logits: what lives on a device's thread.
 
-use super::{Adapter, Classifier, ModelError, ModelFolder, merge};
+use super::{Classifier, ModelError, ModelFolder, merge};
 use crate::image::{Normalization, Pixels};
 use crate::nn::{Pass, Trainable};
 use crate::ops;
 use candle_core::{Device, Result, Tensor};
-use std::path::Path;
 
 /// A photo as the model takes it.
 pub enum Photo<'a> {
@@ -24,18 +23,17 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Reads the weights of `folder` and merges `adapter` into them.
+    /// Reads the weights of `folder` and merges its adapter into them.
     ///
     /// # Errors
     /// If weights, processor or adapter cannot be read or do not fit.
-    pub fn load(folder: &ModelFolder, adapter: Option<&Path>) -> std::result::Result<Self, ModelError> {
+    pub fn load(folder: &ModelFolder) -> std::result::Result<Self, ModelError> {
         let processor = folder.processor()?;
         let mut classifier = folder.load(Trainable::None)?;
-        if let Some(path) = adapter {
-            Adapter::open(path)?.attach(&mut *classifier, Trainable::None)?;
-            merge(&mut *classifier)
-                .map_err(|error| ModelError::Damaged { file: path.into(), problem: error.to_string() })?;
-        }
+        merge(&mut *classifier).map_err(|error| ModelError::Damaged {
+            file: folder.path().into(),
+            problem: error.to_string(),
+        })?;
         let (height, width) = processor.output_size();
         Ok(Self { classifier, normalization: processor.normalization(), height, width })
     }

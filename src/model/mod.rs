@@ -11,6 +11,7 @@ mod error;
 mod folder;
 mod inspect;
 mod loaded;
+mod save;
 mod timm;
 
 pub use adapter::{Adapter, AdapterConfig, attach_new, matches_target, merge, save as save_adapter, v5_name};
@@ -18,9 +19,10 @@ pub use beit::{Beit, BeitConfig};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};
 pub use error::ModelError;
-pub use folder::{ModelFolder, build};
+pub use folder::{Head, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
+pub use save::{create_folder, save_model, save_text};
 
 use crate::nn::{Linear, Parameter, Pass};
 use candle_core::{Result, Tensor};

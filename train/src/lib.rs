@@ -1,13 +1,25 @@
 //! The offline job of Featherlight: from a folder of labelled photos to a model that can be served.
 //!
 //! A data set ([`dataset`], [`split`]) is read in the order of a [`sampler`], decoded and augmented ahead of the step by
-//! a [`loader`] ([`augment`]), and trained on with the learning rate of a [`schedule`]. It uses the library
-//! `featherlight`, which never knows that this package exists.
+//! a [`loader`] ([`augment`]), and trained on ([`mod@start`], [`trainer`], [`optimizer`]) with the learning rate of a
+//! [`schedule`]. [`mod@fit`] puts a whole run together ([`settings`], [`output`], [`progress`]), [`mod@merge`] and
+//! [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference runs. It uses the library `featherlight`,
+//! which never knows that this package exists.
 
 pub mod augment;
+mod card;
 pub mod dataset;
+pub mod evaluate;
+pub mod fit;
 pub mod loader;
+pub mod merge;
 pub mod optimizer;
+pub mod output;
+pub mod progress;
 pub mod sampler;
 pub mod schedule;
+pub mod settings;
 pub mod split;
+pub mod start;
+pub mod trainer;
+pub mod verify;

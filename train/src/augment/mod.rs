@@ -34,6 +34,11 @@ impl CropScale {
             Err(AugmentError::CropScale(format!("{least},{most}")))
         }
     }
+
+    /// The least and the greatest share.
+    pub fn bounds(self) -> (f64, f64) {
+        (self.least, self.most)
+    }
 }
 
 impl Default for CropScale {

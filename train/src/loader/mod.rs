@@ -34,6 +34,19 @@ pub struct Settings {
     pub limits: DecodeLimits,
 }
 
+impl Settings {
+    /// Batches of this size, from this many threads: four batches ahead, and a gibibyte of decoded photos kept.
+    pub fn new(batch_size: NonZeroUsize, threads: NonZeroUsize) -> Self {
+        Self {
+            batch_size,
+            threads,
+            prefetch: NonZeroUsize::MIN.saturating_add(3),
+            cache_bytes: 1 << 30,
+            limits: DecodeLimits::default(),
+        }
+    }
+}
+
 /// Samples for one forward pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -147,6 +160,11 @@ impl Loader {
             augmenting: Stopwatch::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The number of photos of the data set, readable or not.
+    pub fn photos(&self) -> usize {
+        self.shared.samples.len()
     }
 
     /// The number of batches that `photos` photos make.

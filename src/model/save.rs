@@ -1,0 +1,98 @@
+//! Model folders and weights files written in the Hugging Face layout.
+//!
+//! Called by the trainer (`merged/`, `adapter/`) and by `merge`. Every file is written beside its place and renamed, so
+//! that a kill at any moment leaves the old or the new one.
+
+use super::{Classifier, Config, ModelError};
+use crate::image::Processor;
+use candle_core::{DType, Tensor};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// Writes `config.json`, `preprocessor_config.json` and `model.safetensors` (in `dtype`), under v4 names. Adapters must
+/// have been merged.
+///
+/// # Errors
+/// If the folder cannot be written, or an adapter is still attached.
+pub fn save_model(
+    model: &dyn Classifier,
+    config: &Config,
+    processor: &Processor,
+    dtype: DType,
+    folder: &Path,
+) -> Result<(), ModelError> {
+    let file = folder.join("model.safetensors");
+    let damaged = |problem: String| ModelError::Damaged { file: file.clone(), problem };
+    if let Some(linear) = model.linears().iter().find(|linear| linear.adapter.is_some()) {
+        return Err(damaged(format!("the adapter of `{}` has not been merged", linear.name())));
+    }
+    let tensors = model
+        .parameters()
+        .into_iter()
+        .map(|parameter| Ok((parameter.name().to_owned(), parameter.tensor().to_dtype(dtype)?)))
+        .collect::<candle_core::Result<HashMap<_, _>>>()
+        .map_err(|error| damaged(error.to_string()))?;
+    let mut json = config.to_json();
+    // transformers v4 and v5 each read the type under a name of their own.
+    json["dtype"] = dtype.as_str().replace("f", "float").into();
+    json["torch_dtype"] = json["dtype"].clone();
+    create_folder(folder)?;
+    save_tensors(tensors, &file)?;
+    save_text(&format!("{:#}\n", processor.to_json()), &folder.join("preprocessor_config.json"))?;
+    save_text(&format!("{json:#}\n"), &folder.join("config.json"))
+}
+
+/// Creates a folder and those above it.
+///
+/// # Errors
+/// If it cannot be created.
+pub fn create_folder(folder: &Path) -> Result<(), ModelError> {
+    std::fs::create_dir_all(folder).map_err(|source| ModelError::Io { file: folder.into(), source })
+}
+
+/// Writes a safetensors file, whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn save_tensors(tensors: HashMap<String, Tensor>, file: &Path) -> Result<(), ModelError> {
+    // transformers refuses a file that does not say which framework's layout it has.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    replace(file, |temporary| {
+        safetensors::serialize_to_file(tensors, Some(metadata), temporary.path()).map_err(|error| match error
+        {
+            safetensors::SafeTensorError::IoError(source) => ModelError::Io { file: file.into(), source },
+            other => ModelError::Damaged { file: file.into(), problem: other.to_string() },
+        })
+    })
+}
+
+/// Writes a text file, whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn save_text(text: &str, file: &Path) -> Result<(), ModelError> {
+    replace(file, |temporary| {
+        temporary.write_all(text.as_bytes()).map_err(|source| ModelError::Io { file: file.into(), source })
+    })
+}
+
+/// Lets `write` fill a file beside `file`, then renames it.
+fn replace(
+    file: &Path,
+    write: impl FnOnce(&mut tempfile::NamedTempFile) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let io = |source| ModelError::Io { file: file.into(), source };
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut temporary = tempfile::Builder::new().prefix(".writing-").tempfile_in(folder).map_err(io)?;
+    write(&mut temporary)?;
+    let written = temporary.as_file();
+    written.sync_all().map_err(io)?;
+    #[cfg(unix)]
+    {
+        // A temporary file is its owner's alone; what is kept is for whoever serves it, too.
+        use std::os::unix::fs::PermissionsExt;
+        written.set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(io)?;
+    }
+    temporary.persist(file).map(drop).map_err(|error| io(error.error))
+}

@@ -1,0 +1,446 @@
+//! The command line of `featherlight-train`: what a person may type, and what it means.
+
+use candle_core::DType;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use featherlight::model::AdapterConfig;
+use featherlight::randomness::Randomness;
+use featherlight_train::augment::{Augmentation, CropScale, Variation};
+use featherlight_train::schedule::Decay;
+use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validation};
+use featherlight_train::trainer::TrainerSettings;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Fine-tune vision transformers on a folder of labelled photos, merge the result, measure it.
+#[derive(Debug, Parser)]
+#[command(name = "featherlight-train", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads that compute [default: one a core]
+    #[arg(long, global = true, env = "FEATHERLIGHT_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model on labelled photos
+    Fit(Box<Fit>),
+    /// Merge a PEFT adapter into its model: a folder ready to serve
+    Merge(Merge),
+    /// Measure a model on labelled photos
+    Evaluate(Evaluate),
+    /// Compare gradients and whole training runs with reference outputs
+    Verify(Verify),
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MethodName {
+    /// Low-rank adapters and the head
+    Lora,
+    /// Every parameter
+    Full,
+    /// The classification head alone
+    Head,
+}
+
+/// Where the first weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Init {
+    /// The model folder's
+    Pretrained,
+    /// Fresh ones (with --method full)
+    Random,
+}
+
+/// Devices that this build can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+/// Number types that this build can compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compute {
+    /// The device's usual
+    Auto,
+    /// 32-bit floats
+    F32,
+}
+
+/// Number types that weights can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SaveType {
+    /// 32 bits
+    F32,
+    /// 16 bits, 10 of them after the point: half the size
+    F16,
+    /// 16 bits with the range of f32
+    Bf16,
+}
+
+/// Where a job computes. The CPU in f32 is what this build has.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// Where to compute
+    #[arg(long, env = "FEATHERLIGHT_DEVICE", value_enum, default_value = "auto")]
+    pub device: Device,
+    /// What to compute in
+    #[arg(long, env = "FEATHERLIGHT_DTYPE", value_enum, default_value = "auto")]
+    pub dtype: Compute,
+}
+
+/// `featherlight-train fit`.
+#[derive(Debug, Args)]
+pub struct Fit {
+    /// One folder a class (DIR/<label>/photo.jpg), or a CSV with the columns file,label
+    #[arg(long, env = "FEATHERLIGHT_DATA", value_name = "DIR|CSV")]
+    pub data: PathBuf,
+    /// What the files of a CSV are relative to [default: the CSV's folder]
+    #[arg(long, env = "FEATHERLIGHT_IMAGE_ROOT", value_name = "DIR")]
+    pub image_root: Option<PathBuf>,
+    /// Photos to measure on after every epoch, laid out like --data
+    #[arg(long, env = "FEATHERLIGHT_VAL", value_name = "DIR|CSV", conflicts_with = "val_split")]
+    pub val: Option<PathBuf>,
+    /// Share of --data kept aside for that, the same of every class; 0 keeps none [default: 0.05]
+    #[arg(long, env = "FEATHERLIGHT_VAL_SPLIT", value_name = "X", value_parser = share)]
+    pub val_split: Option<f64>,
+    /// Model folder to start from
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+    /// First weights: the folder's, or fresh ones from a bare config.json
+    #[arg(long, env = "FEATHERLIGHT_INIT", value_enum, default_value = "pretrained")]
+    pub init: Init,
+    /// Folder for adapter/, merged/, metrics.jsonl and run.json
+    #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace an earlier run in --output
+    #[arg(long, env = "FEATHERLIGHT_OVERWRITE")]
+    pub overwrite: bool,
+    /// What to train
+    #[arg(long, env = "FEATHERLIGHT_METHOD", value_enum, default_value = "lora")]
+    pub method: MethodName,
+    /// How LoRA adapts.
+    #[command(flatten)]
+    pub lora: Lora,
+    /// Passes over the photos
+    #[arg(long, env = "FEATHERLIGHT_EPOCHS", value_name = "N", default_value = "25", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub epochs: u64,
+    /// Photos in a micro-batch
+    #[arg(long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N", default_value = "8")]
+    pub batch_size: NonZeroUsize,
+    /// Micro-batches a step
+    #[arg(long, env = "FEATHERLIGHT_ACCUMULATION_STEPS", value_name = "N", default_value = "8")]
+    pub accumulation_steps: NonZeroUsize,
+    /// Highest learning rate
+    #[arg(long, env = "FEATHERLIGHT_LEARNING_RATE", value_name = "X", default_value = "5e-5", value_parser = not_negative)]
+    pub learning_rate: f64,
+    /// AdamW's weight decay; biases, norms and layer scales are left alone
+    #[arg(long, env = "FEATHERLIGHT_WEIGHT_DECAY", value_name = "X", default_value = "0", value_parser = not_negative)]
+    pub weight_decay: f64,
+    /// Share of the steps in which the learning rate climbs
+    #[arg(long, env = "FEATHERLIGHT_WARMUP_RATIO", value_name = "X", default_value = "0.05", value_parser = share)]
+    pub warmup_ratio: f64,
+    /// How the learning rate falls: linear, cosine
+    #[arg(long, env = "FEATHERLIGHT_SCHEDULER", value_name = "NAME", default_value = "linear")]
+    pub scheduler: Decay,
+    /// Norm that gradients are clipped to; 0 clips nothing
+    #[arg(long, env = "FEATHERLIGHT_MAX_GRAD_NORM", value_name = "X", default_value = "1", value_parser = not_negative)]
+    pub max_grad_norm: f64,
+    /// Share of the target spread over all labels
+    #[arg(long, env = "FEATHERLIGHT_LABEL_SMOOTHING", value_name = "X", default_value = "0", value_parser = share)]
+    pub label_smoothing: f64,
+    /// Of order, crops, fresh weights, dropout: the same seed gives the same run
+    #[arg(long, env = "FEATHERLIGHT_SEED", value_name = "N", default_value = "42")]
+    pub seed: u64,
+    /// How photos are varied.
+    #[command(flatten)]
+    pub variation: VariationFlags,
+    /// Threads that decode and vary photos [default: one a core, at most 4]
+    #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
+    pub loader_threads: Option<NonZeroUsize>,
+    /// Number type of the weights in merged/
+    #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
+    pub save_dtype: SaveType,
+    /// Where to compute.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// The flags of LoRA; given with another method they are refused.
+#[derive(Debug, Args)]
+pub struct Lora {
+    /// Rank of the adapters [default: 16]
+    #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub lora_rank: Option<u32>,
+    /// Scale of the adapters is alpha / rank [default: 16]
+    #[arg(long, env = "FEATHERLIGHT_LORA_ALPHA", value_name = "X", value_parser = not_negative)]
+    pub lora_alpha: Option<f64>,
+    /// Probability that an input of an adapter is dropped in training [default: 0.1]
+    #[arg(long, env = "FEATHERLIGHT_LORA_DROPOUT", value_name = "X", value_parser = share)]
+    pub lora_dropout: Option<f64>,
+    /// Modules to adapt [default: query,value]
+    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
+    pub lora_target: Option<Vec<String>>,
+    /// Scale by alpha / √rank instead (rsLoRA)
+    #[arg(long, env = "FEATHERLIGHT_USE_RSLORA")]
+    pub use_rslora: bool,
+}
+
+/// The flags of the augmentation.
+#[derive(Debug, Args)]
+pub struct VariationFlags {
+    /// Take training photos as they are served
+    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", conflicts_with_all = ["crop_scale", "color_jitter", "no_flip"])]
+    pub no_augment: bool,
+    /// Least share of a photo's area that a random crop keeps, or least,greatest [default: 0.08,1]
+    #[arg(long, env = "FEATHERLIGHT_CROP_SCALE", value_name = "X[,Y]")]
+    pub crop_scale: Option<CropScale>,
+    /// Vary brightness, contrast and saturation by up to this factor [default: 0]
+    #[arg(long, env = "FEATHERLIGHT_COLOR_JITTER", value_name = "X", value_parser = not_negative)]
+    pub color_jitter: Option<f64>,
+    /// Never mirror a photo: for things with a left and a right
+    #[arg(long, env = "FEATHERLIGHT_NO_FLIP")]
+    pub no_flip: bool,
+}
+
+/// `featherlight-train merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Model folder
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+    /// PEFT adapter folder
+    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Folder for the merged model
+    #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace a model that is in --output already
+    #[arg(long, env = "FEATHERLIGHT_OVERWRITE")]
+    pub overwrite: bool,
+    /// Number type of the weights
+    #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
+    pub save_dtype: SaveType,
+}
+
+/// `featherlight-train evaluate`.
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// Model folder
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+    /// PEFT adapter folder
+    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// One folder a class (DIR/<label>/photo.jpg), or a CSV with the columns file,label
+    #[arg(long, env = "FEATHERLIGHT_DATA", value_name = "DIR|CSV")]
+    pub data: PathBuf,
+    /// What the files of a CSV are relative to [default: the CSV's folder]
+    #[arg(long, env = "FEATHERLIGHT_IMAGE_ROOT", value_name = "DIR")]
+    pub image_root: Option<PathBuf>,
+    /// Photos in one forward pass
+    #[arg(long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N", default_value = "8")]
+    pub batch_size: NonZeroUsize,
+    /// Threads that decode photos [default: one a core, at most 4]
+    #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
+    pub loader_threads: Option<NonZeroUsize>,
+    /// Print one JSON object
+    #[arg(long, env = "FEATHERLIGHT_JSON")]
+    pub json: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// `featherlight-train verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A folder of reference outputs, as tests/goldens
+    #[arg(long, env = "FEATHERLIGHT_GOLDENS", value_name = "DIR")]
+    pub goldens: PathBuf,
+    /// Where to compute.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// A part of a whole: 0 up to, but not, 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err("a number from 0 up to, but not, 1 wanted".to_owned()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("a number of at least 0 wanted".to_owned()),
+    }
+}
+
+/// `given`, or one thread a core, at most 4: decoding rarely keeps more busy.
+pub fn loader_threads(given: Option<NonZeroUsize>) -> NonZeroUsize {
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    given.unwrap_or_else(|| cores().min(NonZeroUsize::MIN.saturating_add(3)))
+}
+
+impl SaveType {
+    /// candle's name of it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl Fit {
+    /// What the flags mean.
+    ///
+    /// # Errors
+    /// Flags that contradict each other, in words for the person who typed them.
+    pub fn settings(self) -> Result<FitSettings, String> {
+        if self.init == Init::Random && self.method != MethodName::Full {
+            return Err(
+                "--init random goes with --method full: adapters or a head on random weights learn nothing"
+                    .to_owned(),
+            );
+        }
+        Ok(FitSettings {
+            validation: match (self.val, self.val_split) {
+                (Some(set), _) => Validation::Set(set),
+                (None, split) => Validation::Split(split.unwrap_or(0.05)),
+            },
+            starting_weights: match self.init {
+                Init::Pretrained => StartingWeights::Pretrained,
+                Init::Random => StartingWeights::Random,
+            },
+            method: self.lora.method(self.method)?,
+            augmentation: self.variation.augmentation(),
+            trainer: TrainerSettings {
+                epochs: self.epochs,
+                accumulation_steps: self.accumulation_steps,
+                learning_rate: self.learning_rate,
+                weight_decay: self.weight_decay,
+                warmup_ratio: self.warmup_ratio,
+                scheduler: self.scheduler,
+                max_grad_norm: self.max_grad_norm,
+                label_smoothing: self.label_smoothing,
+                randomness: Randomness::new(self.seed),
+            },
+            data: self.data,
+            image_root: self.image_root,
+            model: self.model,
+            output: self.output,
+            overwrite: self.overwrite,
+            batch_size: self.batch_size,
+            loader_threads: loader_threads(self.loader_threads),
+            save_dtype: self.save_dtype.dtype(),
+        })
+    }
+}
+
+impl Lora {
+    fn method(self, name: MethodName) -> Result<Method, String> {
+        let given = [
+            ("--lora-rank", self.lora_rank.is_some()),
+            ("--lora-alpha", self.lora_alpha.is_some()),
+            ("--lora-dropout", self.lora_dropout.is_some()),
+            ("--lora-target", self.lora_target.is_some()),
+            ("--use-rslora", self.use_rslora),
+        ];
+        match (name, given.iter().find(|(_, given)| *given)) {
+            (MethodName::Lora, _) => Ok(Method::Lora(AdapterConfig {
+                rank: self.lora_rank.unwrap_or(16) as usize,
+                alpha: self.lora_alpha.unwrap_or(16.0),
+                rank_stabilized: self.use_rslora,
+                dropout: self.lora_dropout.unwrap_or(0.1),
+                targets: self.lora_target.unwrap_or_else(|| vec!["query".to_owned(), "value".to_owned()]),
+            })),
+            (_, Some((flag, _))) => Err(format!("{flag} goes with --method lora alone")),
+            (MethodName::Full, None) => Ok(Method::Full),
+            (MethodName::Head, None) => Ok(Method::Head),
+        }
+    }
+}
+
+impl VariationFlags {
+    fn augmentation(self) -> Augmentation {
+        if self.no_augment {
+            return Augmentation::Plain;
+        }
+        let defaults = Variation::default();
+        Augmentation::Random(Variation {
+            crop_scale: self.crop_scale.unwrap_or(defaults.crop_scale),
+            flip_probability: if self.no_flip { 0.0 } else { defaults.flip_probability },
+            color_jitter: self.color_jitter.unwrap_or(defaults.color_jitter),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fit(flags: &[&str]) -> Result<FitSettings, String> {
+        let required = ["featherlight-train", "fit", "--data", "d", "--model", "m", "--output", "o"];
+        let cli = Cli::try_parse_from(required.iter().chain(flags)).map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Fit(fit) => fit.settings(),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_recipe_that_the_project_grew_out_of() {
+        let settings = fit(&[]).unwrap();
+        let Method::Lora(lora) = &settings.method else { panic!("{:?}", settings.method) };
+        assert_eq!((lora.rank, lora.alpha, lora.dropout), (16, 16.0, 0.1));
+        assert_eq!(lora.targets, ["query", "value"]);
+        assert_eq!(settings.validation, Validation::Split(0.05));
+        assert_eq!((settings.trainer.epochs, settings.batch_size.get()), (25, 8));
+        assert_eq!(settings.trainer.accumulation_steps.get(), 8);
+        assert_eq!((settings.trainer.learning_rate, settings.trainer.warmup_ratio), (5e-5, 0.05));
+        assert_eq!(settings.trainer.randomness.seed(), 42);
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused_by_name() {
+        for (flags, named) in [
+            (&["--method", "full", "--lora-rank", "4"][..], "--lora-rank"),
+            (&["--method", "head", "--use-rslora"], "--use-rslora"),
+            (&["--init", "random"], "--method full"),
+            (&["--no-augment", "--crop-scale", "0.4"], "--crop-scale"),
+            (&["--val", "v", "--val-split", "0.1"], "--val-split"),
+        ] {
+            let error = fit(flags).unwrap_err();
+            assert!(error.contains(named), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_names_the_flag_and_what_is_wanted() {
+        for (flags, wanted) in [
+            (["--val-split", "1"], "up to, but not, 1"),
+            (["--learning-rate", "-1"], "at least 0"),
+            (["--learning-rate", "NaN"], "at least 0"),
+            (["--epochs", "0"], "1"),
+            (["--batch-size", "0"], "non-zero"),
+            (["--scheduler", "step"], "linear, cosine"),
+            (["--crop-scale", "2"], "at most 1"),
+            (["--device", "cuda"], "auto, cpu"),
+            (["--dtype", "bf16"], "auto, f32"),
+        ] {
+            let error = fit(&flags).unwrap_err();
+            assert!(error.contains(flags[0]) && error.contains(wanted), "{flags:?}: {error}");
+        }
+    }
+}

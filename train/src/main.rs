@@ -1,0 +1,134 @@
+//! The program `featherlight-train`: parses the command line and runs one job.
+//!
+//! Exit status: 0 done, 1 the job failed, 2 the command line was wrong.
+
+mod cli;
+
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use featherlight::model::ModelFolder;
+use featherlight_train::evaluate::evaluate_folder;
+use featherlight_train::fit::fit;
+use featherlight_train::loader;
+use featherlight_train::merge::merge_folder;
+use featherlight_train::progress::Progress;
+use featherlight_train::verify::verify_goldens;
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = cli::Cli::parse();
+    let mut progress = Progress::default();
+    start_logs(&progress);
+    if let Some(threads) = arguments.threads {
+        // Fails only where the pool is running already: nothing has computed yet.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+    }
+    let outcome = match arguments.command {
+        cli::Command::Fit(arguments) => run_fit(*arguments, &mut progress),
+        cli::Command::Merge(arguments) => run_merge(&arguments),
+        cli::Command::Evaluate(arguments) => run_evaluate(&arguments, &mut progress),
+        cli::Command::Verify(arguments) => run_verify(&arguments),
+    };
+    progress.finish();
+    outcome.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Warnings and notes to standard error, above the progress bar; `RUST_LOG` chooses what (default: `info`).
+fn start_logs(progress: &Progress) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_target(false)
+        .without_time()
+        .with_writer(progress.writer())
+        .init();
+}
+
+fn run_fit(arguments: cli::Fit, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
+    let settings = match arguments.settings() {
+        Ok(settings) => settings,
+        Err(problem) => cli::Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),
+    };
+    let summary = fit(&settings, progress)?;
+    if summary.unreadable > 0 {
+        progress.say(&format!(
+            "{} photos could not be read and were left out: {} lists them",
+            summary.unreadable,
+            settings.output.join("run.json").display()
+        ));
+    }
+    let mut out = std::io::stdout();
+    if let Some(evaluation) = summary.evaluation {
+        writeln!(
+            out,
+            "top-1 {:.4}, top-5 {:.4}, loss {:.4} on {} validation photos",
+            evaluation.top1_accuracy(),
+            evaluation.top5_accuracy(),
+            evaluation.mean_loss(),
+            evaluation.photos
+        )?;
+    }
+    writeln!(
+        out,
+        "{} trained in {:.0} s. Serve it: featherlight serve --model {0}",
+        settings.output.join("merged").display(),
+        summary.seconds
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_merge(arguments: &cli::Merge) -> Result<ExitCode, Box<dyn Error>> {
+    let folder = ModelFolder::open(&arguments.model)?.with_adapter(Some(&arguments.adapter))?;
+    merge_folder(&folder, arguments.save_dtype.dtype(), &arguments.output, arguments.overwrite)?;
+    writeln!(
+        std::io::stdout(),
+        "{}: {} with {} labels, the adapter merged",
+        arguments.output.display(),
+        folder.config().architecture.name(),
+        folder.config().labels.len()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
+    let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
+    let loading = loader::Settings::new(arguments.batch_size, cli::loader_threads(arguments.loader_threads));
+    let root = arguments.image_root.as_deref();
+    let result = evaluate_folder(&folder, &arguments.data, root, loading, progress)?;
+    progress.finish();
+    let labels = &folder.config().labels;
+    let mut out = std::io::stdout();
+    if arguments.json {
+        writeln!(out, "{:#}", result.to_json(labels))?;
+    } else {
+        let evaluation = &result.evaluation;
+        writeln!(
+            out,
+            "top-1 {:.4}, top-5 {:.4}, loss {:.4} on {} photos, {} unreadable ({:.1} images/s)",
+            evaluation.top1_accuracy(),
+            evaluation.top5_accuracy(),
+            evaluation.mean_loss(),
+            evaluation.photos,
+            result.unreadable.len(),
+            evaluation.photos as f64 / result.seconds,
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
+    let outcomes = verify_goldens(&arguments.goldens)?;
+    let mut passed = true;
+    for outcome in &outcomes {
+        writeln!(std::io::stdout(), "{outcome}")?;
+        passed &= !outcome.failed();
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,124 @@
+//! What a person sees of a run: a bar with the time left on a terminal, plain lines elsewhere.
+//!
+//! Everything goes to standard error; log lines take the same way ([`Progress::writer`]), so that they do not tear the bar.
+
+use crate::evaluate::Evaluation;
+use crate::trainer::Step;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+/// Plain lines of a run that is watched by no terminal come no more often than this.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// The progress of one job, counted in whatever the job counts.
+pub struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    last_line: Instant,
+    total: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let now = Instant::now();
+        // indicatif draws on standard error, only on a terminal, and not before there is something to show.
+        Self { bar: ProgressBar::new(0), started: now, last_line: now, total: 0 }
+    }
+}
+
+impl Progress {
+    /// The work begins: `total` units, `what` in words (`steps`, `photos`).
+    pub fn start(&mut self, total: u64, what: &str) {
+        let template = format!("{{bar:30}} {{pos}}/{{len}} {what} · {{msg}}{{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            self.bar.set_style(style.progress_chars("━╸─"));
+        }
+        self.bar.set_length(total);
+        self.bar.reset_eta();
+        self.total = total;
+        self.started = Instant::now();
+        self.last_line = self.started;
+    }
+
+    /// A line above the bar.
+    pub fn say(&self, line: &str) {
+        self.bar.suspend(|| {
+            // A closed standard error is no reason to stop.
+            let _ = writeln!(io::stderr(), "{line}");
+        });
+    }
+
+    /// A place for log lines.
+    pub fn writer(&self) -> impl Fn() -> LogWriter + Send + Sync + 'static {
+        let bar = self.bar.clone();
+        move || LogWriter(bar.clone())
+    }
+
+    /// `units` more are done.
+    pub fn advance(&self, units: u64) {
+        self.bar.inc(units);
+    }
+
+    /// An optimiser step was made.
+    pub fn stepped(&mut self, step: &Step) {
+        let speed = if step.seconds > 0.0 { step.photos as f64 / step.seconds } else { 0.0 };
+        let message = format!("loss {:.4} · lr {:.2e} · {speed:.1} img/s", step.loss, step.learning_rate);
+        self.bar.set_position(step.step);
+        self.bar.set_message(format!("{message} · "));
+        if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            self.say(&format!(
+                "step {}/{} · {message} · {} left",
+                step.step,
+                self.total,
+                self.time_left(step.step)
+            ));
+        }
+    }
+
+    /// An epoch ended, with these results.
+    pub fn epoch_ended(
+        &self,
+        (epoch, epochs): (u64, u64),
+        step: u64,
+        loss: f64,
+        evaluation: Option<&Evaluation>,
+    ) {
+        let validation = evaluation.map_or_else(String::new, |evaluation| {
+            format!(
+                " · validation: top-1 {:.4}, top-5 {:.4}, loss {:.4}",
+                evaluation.top1_accuracy(),
+                evaluation.top5_accuracy(),
+                evaluation.mean_loss()
+            )
+        });
+        self.say(&format!(
+            "epoch {epoch}/{epochs} · training loss {loss:.4}{validation} · {} left",
+            self.time_left(step)
+        ));
+    }
+
+    /// The bar leaves the screen.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn time_left(&self, done: u64) -> HumanDuration {
+        let remaining = self.total.saturating_sub(done) as f64;
+        HumanDuration(self.started.elapsed().mul_f64(remaining / done.max(1) as f64))
+    }
+}
+
+/// Writes log lines above the bar.
+pub struct LogWriter(ProgressBar);
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,135 @@
+//! What a run is made of: everything `fit` was told, in the program's own terms.
+//!
+//! Built once from the command line; `run.json` and the model card repeat it.
+
+use crate::augment::Augmentation;
+use crate::trainer::TrainerSettings;
+use candle_core::DType;
+use featherlight::model::AdapterConfig;
+use serde_json::{Value, json};
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// What is trained.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Method {
+    /// Low-rank factors on the modules that the config targets, and the head.
+    Lora(AdapterConfig),
+    /// Every parameter.
+    Full,
+    /// The head alone.
+    Head,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lora(_) => "lora",
+            Self::Full => "full",
+            Self::Head => "head",
+        })
+    }
+}
+
+/// Where the first weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartingWeights {
+    /// The model folder's.
+    Pretrained,
+    /// Fresh ones: the folder needs nothing but a `config.json`.
+    Random,
+}
+
+/// Where the photos of the evaluation come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Validation {
+    /// A set of its own.
+    Set(PathBuf),
+    /// This share of the training set, of every class; 0 means no evaluation.
+    Split(f64),
+}
+
+/// A run of `fit`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FitSettings {
+    /// Folder with one folder a class, or CSV.
+    pub data: PathBuf,
+    /// What the files of a CSV are relative to, where not to its folder.
+    pub image_root: Option<PathBuf>,
+    /// The photos that the model is measured on.
+    pub validation: Validation,
+    /// The model to start from.
+    pub model: PathBuf,
+    /// Its weights.
+    pub starting_weights: StartingWeights,
+    /// Where everything is written.
+    pub output: PathBuf,
+    /// Whether an earlier run in `output` may be replaced.
+    pub overwrite: bool,
+    /// What is trained.
+    pub method: Method,
+    /// Photos in a micro-batch.
+    pub batch_size: NonZeroUsize,
+    /// How training photos are varied.
+    pub augmentation: Augmentation,
+    /// The recipe.
+    pub trainer: TrainerSettings,
+    /// Threads that decode and vary photos.
+    pub loader_threads: NonZeroUsize,
+    /// How weights are written.
+    pub save_dtype: DType,
+}
+
+impl FitSettings {
+    /// Every setting under the name of its flag.
+    pub fn to_json(&self) -> Value {
+        let trainer = &self.trainer;
+        let mut json = json!({
+            "data": self.data,
+            "image_root": self.image_root,
+            "val": match &self.validation { Validation::Set(path) => json!(path), Validation::Split(_) => Value::Null },
+            "val_split": match self.validation { Validation::Split(share) => json!(share), Validation::Set(_) => Value::Null },
+            "model": self.model,
+            "init": match self.starting_weights {
+                StartingWeights::Pretrained => "pretrained",
+                StartingWeights::Random => "random",
+            },
+            "output": self.output,
+            "method": self.method.to_string(),
+            "epochs": trainer.epochs,
+            "batch_size": self.batch_size,
+            "accumulation_steps": trainer.accumulation_steps,
+            "learning_rate": trainer.learning_rate,
+            "weight_decay": trainer.weight_decay,
+            "warmup_ratio": trainer.warmup_ratio,
+            "scheduler": trainer.scheduler.to_string(),
+            "max_grad_norm": trainer.max_grad_norm,
+            "label_smoothing": trainer.label_smoothing,
+            "seed": trainer.randomness.seed(),
+            "loader_threads": self.loader_threads,
+            "save_dtype": self.save_dtype.as_str(),
+            "device": "cpu",
+            "dtype": "f32",
+        });
+        let mut set = |name: &str, value: Value| json[name] = value;
+        if let Method::Lora(adapter) = &self.method {
+            set("lora_rank", json!(adapter.rank));
+            set("lora_alpha", json!(adapter.alpha));
+            set("lora_dropout", json!(adapter.dropout));
+            set("lora_target", json!(adapter.targets));
+            set("use_rslora", json!(adapter.rank_stabilized));
+        }
+        match self.augmentation {
+            Augmentation::Plain => set("augment", json!(false)),
+            Augmentation::Random(variation) => {
+                let (least, most) = variation.crop_scale.bounds();
+                set("augment", json!(true));
+                set("crop_scale", json!([least, most]));
+                set("flip_probability", json!(variation.flip_probability));
+                set("color_jitter", json!(variation.color_jitter));
+            }
+        }
+        json
+    }
+}

@@ -1,0 +1,124 @@
+//! The model that a run starts from: read or fresh, its head made for the labels of the data, its adapters attached.
+//!
+//! `fit` calls [`StartingModel::build`] before anything is written, so that whatever is wrong with the model folder is said
+//! while nothing is lost yet.
+
+use crate::settings::{FitSettings, Method, StartingWeights};
+use featherlight::image::Processor;
+use featherlight::model::{
+    Architecture, Classifier, Config, Head, ModelError, ModelFolder, attach_new, build,
+};
+use featherlight::nn::{RandomSource, Trainable};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// A model ready to be trained.
+pub struct StartingModel {
+    /// The model; what is to be trained are variables.
+    pub classifier: Box<dyn Classifier>,
+    /// Its config, with the labels of the data.
+    pub config: Config,
+    /// How photos are prepared for it.
+    pub processor: Processor,
+}
+
+/// Why there is nothing to start from.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folder.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Something in the config that training does not do.
+    #[error("{}: `{field}` is {value}; training supports only 0", file.display())]
+    Dropout {
+        /// `config.json`.
+        file: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// Fresh weights for something else than a whole training.
+    #[error(
+        "--init random trains every parameter: give --method full (method {0} trains almost nothing of a random model)"
+    )]
+    RandomNotFull(String),
+    /// A config without an image size that a processor could be made of.
+    #[error("a processor of this image size cannot be made: {0}")]
+    Processor(#[from] featherlight::image::ProcessorError),
+}
+
+impl StartingModel {
+    /// Reads or makes the model of `folder` for `labels`.
+    ///
+    /// # Errors
+    /// If the folder cannot be read, or asks for what training does not do; see [`StartError`].
+    pub fn build(
+        folder: &ModelFolder,
+        labels: &[String],
+        settings: &FitSettings,
+    ) -> Result<Self, StartError> {
+        refuse_dropout(folder)?;
+        let config = folder.config().with_labels(labels).with_single_label();
+        let randomness = settings.trainer.randomness;
+        let trainable = match settings.method {
+            Method::Full => Trainable::All,
+            Method::Lora(_) | Method::Head => Trainable::Head,
+        };
+        let (mut classifier, processor) = match settings.starting_weights {
+            StartingWeights::Pretrained => {
+                let (classifier, head) = folder.load_for(&config, trainable, randomness)?;
+                if head == Head::Fresh {
+                    tracing::info!(
+                        labels = labels.len(),
+                        before = folder.config().labels.len(),
+                        "the classification head is a fresh one: the model's was missing or had another size"
+                    );
+                }
+                (classifier, folder.processor()?)
+            }
+            StartingWeights::Random if settings.method != Method::Full => {
+                return Err(StartError::RandomNotFull(settings.method.to_string()));
+            }
+            StartingWeights::Random => {
+                let classifier = build(&config, &RandomSource(randomness), trainable).map_err(|source| {
+                    ModelError::Parameter { file: folder.path().join("config.json"), source }
+                })?;
+                (classifier, own_or_plain_processor(folder)?)
+            }
+        };
+        if let Method::Lora(adapter) = &settings.method {
+            attach_new(&mut *classifier, adapter, randomness)?;
+        }
+        Ok(Self { classifier, config, processor })
+    }
+}
+
+/// Dropout inside attention or after it is not built; a config that asks for it would be trained differently from what it
+/// says.
+fn refuse_dropout(folder: &ModelFolder) -> Result<(), StartError> {
+    for field in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+        let value = folder.config().json.get(field).and_then(Value::as_f64).unwrap_or(0.0);
+        if value != 0.0 {
+            return Err(StartError::Dropout { file: folder.path().join("config.json"), field, value });
+        }
+    }
+    Ok(())
+}
+
+/// The folder's processor; for a bare config, squashing to its image size and values from −1 to 1, as BEiT's own.
+fn own_or_plain_processor(folder: &ModelFolder) -> Result<Processor, StartError> {
+    if folder.path().join("preprocessor_config.json").is_file() {
+        return Ok(folder.processor()?);
+    }
+    let Architecture::Beit(beit) = &folder.config().architecture;
+    let (height, width) = beit.image_size;
+    let plain = json!({
+        "image_processor_type": "BeitImageProcessor",
+        "do_resize": true, "size": { "height": height, "width": width }, "resample": 2, "do_center_crop": false,
+        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    });
+    tracing::info!(height, width, "no preprocessor_config.json: photos are resized and scaled to -1 … 1");
+    Ok(Processor::from_json(&plain)?)
+}

@@ -1,0 +1,245 @@
+//! The training loop: epochs, accumulation windows, steps, an evaluation after every epoch.
+//!
+//! `fit` calls [`train`] with a model whose trainable parameters are variables. What a step found goes to an [`Observer`],
+//! which writes, shows and saves; nothing here touches a file. Everything random is a function of (seed, epoch, step).
+
+use crate::evaluate::{Evaluation, PassError, evaluate, pixel_values};
+use crate::loader::{Batch, Loader};
+use crate::optimizer::{AdamW, AdamWSettings, Decayed};
+use crate::sampler::shuffled;
+use crate::schedule::{Decay, Schedule, ScheduleError};
+use featherlight::image::Normalization;
+use featherlight::model::Classifier;
+use featherlight::nn::{Parameter, Pass, Training};
+use featherlight::ops;
+use featherlight::randomness::Randomness;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+/// The recipe of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainerSettings {
+    /// Passes over the training photos.
+    pub epochs: u64,
+    /// Micro-batches summed up to one step; the last step of an epoch may have fewer.
+    pub accumulation_steps: NonZeroUsize,
+    /// The highest learning rate, reached after the warm-up.
+    pub learning_rate: f64,
+    /// AdamW's weight decay, on matrices and tables alone.
+    pub weight_decay: f64,
+    /// Share of the steps in which the learning rate climbs from 0.
+    pub warmup_ratio: f64,
+    /// How the learning rate falls after that.
+    pub scheduler: Decay,
+    /// The norm that a step's gradients are scaled down to; 0 never scales.
+    pub max_grad_norm: f64,
+    /// Share of the target spread over all labels.
+    pub label_smoothing: f64,
+    /// The run's randomness: order, drop path, dropout.
+    pub randomness: Randomness,
+}
+
+/// What an optimiser step found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Counted from 1 over the whole run.
+    pub step: u64,
+    /// Epochs behind us, a fraction: 1.5 is the middle of the second.
+    pub epoch: f64,
+    /// Mean loss of the photos of the step, with label smoothing.
+    pub loss: f64,
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// Norm of all gradients before clipping.
+    pub grad_norm: f64,
+    /// Photos trained on.
+    pub photos: usize,
+    /// Seconds from the step before to this.
+    pub seconds: f64,
+}
+
+/// Hears what happens in a run. An error ends it.
+pub trait Observer {
+    /// What an observer may fail with.
+    type Error: From<TrainError>;
+
+    /// After every optimiser step.
+    ///
+    /// # Errors
+    /// Whatever should end the run.
+    fn stepped(&mut self, step: &Step) -> Result<(), Self::Error>;
+
+    /// After every epoch, counted from 1, with the evaluation where there is a validation set.
+    ///
+    /// # Errors
+    /// Whatever should end the run.
+    fn epoch_ended(
+        &mut self,
+        epoch: u64,
+        step: u64,
+        evaluation: Option<&Evaluation>,
+        model: &dyn Classifier,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Why training ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The photos or the model.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The learning rate.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The loss left the numbers.
+    #[error(
+        "step {step} (epoch {epoch}): {what} is {value}; a smaller --learning-rate or a longer --warmup-ratio usually helps"
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+        /// The epoch, from 1.
+        epoch: u64,
+        /// `the loss` or `the gradients' norm`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+}
+
+impl From<candle_core::Error> for TrainError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Pass(error.into())
+    }
+}
+
+impl From<crate::loader::LoaderError> for TrainError {
+    fn from(error: crate::loader::LoaderError) -> Self {
+        Self::Pass(error.into())
+    }
+}
+
+/// Steps of a run over `photos` photos.
+pub fn steps(loader: &Loader, settings: &TrainerSettings) -> u64 {
+    steps_of_an_epoch(loader, settings) * settings.epochs
+}
+
+fn steps_of_an_epoch(loader: &Loader, settings: &TrainerSettings) -> u64 {
+    loader.batches(loader.photos()).div_ceil(settings.accumulation_steps.get()) as u64
+}
+
+/// The parameters that training changes: the adapters' factors, then the model's own, in their fixed order.
+pub fn trained_parameters(model: &dyn Classifier) -> Vec<&Parameter> {
+    let adapters =
+        model.linears().into_iter().flat_map(|linear| linear.adapter_parameters().collect::<Vec<_>>());
+    adapters.chain(model.parameters()).filter(|parameter| parameter.is_trainable()).collect()
+}
+
+/// Trains `model` on the photos of `training`; evaluates it on those of `validation` after every epoch.
+///
+/// # Errors
+/// If no photo can be read, the loss is no number any more, or the observer ends the run.
+pub fn train<O: Observer>(
+    model: &dyn Classifier,
+    normalization: &Normalization,
+    training: &Loader,
+    validation: Option<&Loader>,
+    settings: &TrainerSettings,
+    observer: &mut O,
+) -> Result<(), O::Error> {
+    let schedule = Schedule::new(
+        settings.scheduler,
+        settings.learning_rate,
+        settings.warmup_ratio,
+        steps(training, settings),
+    );
+    let optimizer = AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() };
+    let mut run = Run {
+        model,
+        normalization,
+        settings,
+        schedule: schedule.map_err(TrainError::from)?,
+        optimizer: AdamW::new(&trained_parameters(model), optimizer, Decayed::Matrices)
+            .map_err(TrainError::from)?,
+        step: 0,
+        since: Instant::now(),
+    };
+    let steps_an_epoch = steps_of_an_epoch(training, settings).max(1) as f64;
+    for epoch in 0..settings.epochs {
+        let order = shuffled(settings.randomness, epoch, training.photos());
+        let mut batches = training.epoch(epoch, order).map_err(TrainError::from)?;
+        let mut micro_batch = 0;
+        loop {
+            let window: Vec<Batch> = batches
+                .by_ref()
+                .take(settings.accumulation_steps.get())
+                .collect::<Result<_, _>>()
+                .map_err(TrainError::from)?;
+            if window.is_empty() {
+                break;
+            }
+            if let Some(mut step) = run.step(&window, epoch, micro_batch)? {
+                step.epoch = step.step as f64 / steps_an_epoch;
+                observer.stepped(&step)?;
+            }
+            micro_batch += window.len() as u64;
+        }
+        let evaluate = |loader| evaluate(model, normalization, loader, |_| {});
+        let evaluation = validation.map(evaluate).transpose().map_err(TrainError::from)?;
+        observer.epoch_ended(epoch + 1, run.step, evaluation.as_ref(), model)?;
+        run.since = Instant::now(); // the evaluation is no part of the next step
+    }
+    Ok(())
+}
+
+struct Run<'a> {
+    model: &'a dyn Classifier,
+    normalization: &'a Normalization,
+    settings: &'a TrainerSettings,
+    schedule: Schedule,
+    optimizer: AdamW,
+    /// Steps made.
+    step: u64,
+    /// The end of the step before.
+    since: Instant,
+}
+
+impl Run<'_> {
+    /// One optimiser step over the micro-batches of `window`, the first of which is `micro_batch` of its epoch. The loss is
+    /// the mean over all photos of the window, however they are spread; a window that could not be read makes no step but
+    /// keeps its place in the schedule.
+    fn step(&mut self, window: &[Batch], epoch: u64, micro_batch: u64) -> Result<Option<Step>, TrainError> {
+        let learning_rate = self.schedule.learning_rate(self.step);
+        self.step += 1;
+        let photos: usize = window.iter().map(Batch::len).sum();
+        let (mut gradients, mut loss) = (self.optimizer.gradients(), 0f64);
+        for (batch, index) in window.iter().zip(micro_batch..).filter(|(batch, _)| !batch.is_empty()) {
+            let training = Training { randomness: self.settings.randomness, epoch, step: index };
+            let pixel_values = pixel_values(batch, self.normalization)?;
+            let logits = self.model.forward(&pixel_values, &Pass::Train(training))?;
+            let batch_loss =
+                ops::cross_entropy(&logits, &batch.labels, self.settings.label_smoothing as f32)?;
+            let share = batch.len() as f64 / photos as f64;
+            loss += f64::from(batch_loss.to_scalar::<f32>()?) * share;
+            self.optimizer.accumulate(&mut gradients, &batch_loss.backward()?, share)?;
+        }
+        if photos == 0 {
+            return Ok(None);
+        }
+        self.check("the loss", loss, epoch)?;
+        let largest = self.settings.max_grad_norm;
+        let grad_norm = gradients.clip(if largest > 0.0 { largest } else { f64::INFINITY })?;
+        self.check("the gradients' norm", grad_norm, epoch)?;
+        self.optimizer.step(&gradients, learning_rate)?;
+        let seconds = self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        Ok(Some(Step { step: self.step, epoch: 0.0, loss, learning_rate, grad_norm, photos, seconds }))
+    }
+
+    fn check(&self, what: &'static str, value: f64, epoch: u64) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(TrainError::Diverged { step: self.step, epoch: epoch + 1, what, value })
+    }
+}

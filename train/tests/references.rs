@@ -1,0 +1,49 @@
+//! Gradients and training runs of the reference stack.
+//!
+//! Every folder of a goldens root (`tests/goldens`, or `FEATHERLIGHT_GOLDENS`), through the code of
+//! `featherlight-train verify`.
+
+use featherlight_train::verify::{Verdict, verify_goldens};
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
+    std::env::var_os("FEATHERLIGHT_GOLDENS").map_or_else(default, PathBuf::from)
+}
+
+#[test]
+fn gradients_and_training_runs_are_those_of_the_reference() {
+    let outcomes = verify_goldens(&root()).unwrap();
+    outcomes.iter().for_each(|outcome| println!("{outcome}"));
+    assert!(outcomes.iter().all(|outcome| !outcome.failed()));
+    for subject in ["gradients", "training run"] {
+        let same = |o: &&_| matches!(o, featherlight_train::verify::Outcome { subject: s, verdict: Verdict::Same(_), .. } if *s == subject);
+        assert!(outcomes.iter().filter(same).count() > 0, "no {subject} compared");
+    }
+}
+
+#[test]
+fn a_run_that_differs_from_its_reference_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str| {
+        let to = folder.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name);
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        to
+    };
+    copy("beit-tiny");
+    let trace = copy("beit-tiny-trace-lora").join("trace.json");
+    let mut json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&trace).unwrap()).unwrap();
+    json["lr"][1] = serde_json::json!(json["lr"][1].as_f64().unwrap() + 0.01);
+    std::fs::write(&trace, json.to_string()).unwrap();
+
+    let outcomes = verify_goldens(folder.path()).unwrap();
+    let failed: Vec<String> = outcomes.iter().filter(|o| o.failed()).map(|o| o.to_string()).collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("trace-lora") && failed[0].contains("step 2"), "{failed:?}");
+}
