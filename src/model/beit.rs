@@ -179,7 +179,7 @@ impl Beit {
             cls_token: embeddings.parameter(
                 "cls_token",
                 &[1, 1, hidden],
-                Initialization::Normal(deviation),
+                Initialization::Constant(0.0),
             )?,
             patch_embedding: PatchEmbedding::new(
                 &embeddings.at("patch_embeddings").at("projection"),
