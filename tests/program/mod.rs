@@ -1,11 +1,11 @@
-//! `featherlight serve` as a process of its own: a real model, a real socket, real signals.
+//! `featherlight` as a process of its own: a real model, a real socket, real signals.
 #![allow(dead_code, reason = "each test program uses its own part of this harness")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a failed step of a test is its failure")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_featherlight");
@@ -15,28 +15,63 @@ pub fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(path)
 }
 
+/// The program with these words, in an environment that says nothing to it.
+pub fn featherlight(words: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(words);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FEATHERLIGHT_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What a finished program said.
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Said {
+    command.output().expect("the program runs").into()
+}
+
 /// A running service. Killed when a test fails.
 pub struct Served {
     child: Child,
     pub address: SocketAddr,
+    /// The line to paste that it printed.
+    pub hint: String,
 }
 
 impl Served {
     /// Starts `serve` with more flags, on a port the system chooses, and waits until it says that it serves.
     pub fn start(model: &Path, flags: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
-            .args(["serve", "--port", "0", "--model"])
-            .arg(model)
-            .args(flags)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut line = String::new();
-        // Let go after one line: `a_closed_standard_output_ends_the_service` was a bug.
-        let output = child.stdout.take().expect("its output");
-        BufReader::new(output).read_line(&mut line).expect("a line");
-        let address = line.trim().rsplit("http://").next().and_then(|address| address.parse().ok());
-        Self { child, address: address.unwrap_or_else(|| panic!("no address in `{line}`")) }
+        Self::spawn(featherlight(&["serve", "--port", "0", "--model"]).arg(model).args(flags))
+    }
+
+    /// The same for a whole command, which must choose its port itself.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        // Let go after these lines: `a_closed_standard_output_ends_the_service` was a bug.
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let mut line = || lines.next().and_then(Result::ok).unwrap_or_default();
+        let (first, hint) = (line(), line());
+        let address = first.rsplit("http://").next().and_then(|address| address.parse().ok());
+        Self { child, address: address.unwrap_or_else(|| panic!("no address in `{first}`")), hint }
+    }
+
+    /// `http://` and its address.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Sends SIGTERM.
