@@ -3,6 +3,7 @@
 //! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
 //! refused by name.
 
+use super::names::{matches_target, names_in_both, v5_name};
 use super::save::{create_folder, save_tensors, save_text};
 use super::{Checkpoint, Classifier, Config, ModelError};
 use crate::nn::{Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
@@ -28,33 +29,6 @@ pub struct AdapterConfig {
     pub dropout: f64,
     /// Names of the adapted modules, of either naming.
     pub targets: Vec<String>,
-}
-
-/// v4 ending of a module → v5's.
-const NAMES: [(&str, &str); 7] = [
-    ("attention.attention.relative_position_bias", "relative_position_bias"),
-    ("attention.attention.query", "attention.q_proj"),
-    ("attention.attention.key", "attention.k_proj"),
-    ("attention.attention.value", "attention.v_proj"),
-    ("attention.output.dense", "attention.o_proj"),
-    ("intermediate.dense", "mlp.fc1"),
-    ("output.dense", "mlp.fc2"),
-];
-
-/// The v5 name of a module with a v4 name: `beit.encoder.layer.0.attention.attention.query` → `beit.layers.0.attention.q_proj`.
-pub fn v5_name(v4: &str) -> String {
-    let name = v4.replace("encoder.layer.", "layers.");
-    match NAMES.iter().find(|(ending, _)| name.ends_with(&format!(".{ending}"))) {
-        Some((ending, new)) => format!("{}{new}", &name[..name.len() - ending.len()]),
-        None => name,
-    }
-}
-
-/// Whether PEFT's `target` means the module: its last names, in either naming.
-pub fn matches_target(module: &str, target: &str) -> bool {
-    let ends =
-        |name: &str| name == target || name.strip_suffix(target).is_some_and(|rest| rest.ends_with('.'));
-    ends(module) || ends(&v5_name(module))
 }
 
 impl AdapterConfig {
@@ -97,12 +71,19 @@ impl AdapterConfig {
         })
     }
 
-    /// As PEFT reads it.
+    /// As PEFT reads it. Each target stands under its v4 and its v5 name, for PEFT looks for them in the running model,
+    /// whose modules are named by the version of transformers; a name that is not there does no harm.
     pub fn to_json(&self, base: &str) -> Value {
+        let mut targets: Vec<String> = Vec::new();
+        for name in self.targets.iter().flat_map(|target| names_in_both(target)) {
+            if !targets.contains(&name) {
+                targets.push(name);
+            }
+        }
         json!({
             "peft_type": "LORA", "base_model_name_or_path": base, "bias": "none", "fan_in_fan_out": false,
             "inference_mode": true, "init_lora_weights": true, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
-            "modules_to_save": ["classifier"], "r": self.rank, "target_modules": self.targets, "task_type": null,
+            "modules_to_save": ["classifier"], "r": self.rank, "target_modules": targets, "task_type": null,
             "use_dora": false, "use_rslora": self.rank_stabilized,
         })
     }
@@ -178,34 +159,30 @@ impl Adapter {
         let train = trainable != Trainable::None;
         for (layer, linear) in model.linears_mut().into_iter().enumerate() {
             let name = linear.name().to_owned();
-            let find = |ending: &str| {
-                [name.clone(), v5_name(&name)]
-                    .map(|name| format!("{PREFIX}{name}.{ending}"))
-                    .into_iter()
-                    .find(|key| self.checkpoint.has(key))
-            };
-            let mut read = |key: String, own: &str, shape: &[usize]| {
-                unused.remove(&key);
-                let tensor =
-                    self.checkpoint.tensor(&key, shape, Initialization::Constant(0.0)).map_err(failed)?;
+            let keys = |own: &str| [name.clone(), v5_name(&name)].map(|name| format!("{PREFIX}{name}.{own}"));
+            let has = |own: &str| keys(own).iter().any(|key| self.checkpoint.has(key));
+            let mut read = |own: &str, shape: &[usize]| {
+                // A tensor may stand under both names (see `save`).
+                keys(own).iter().for_each(|key| _ = unused.remove(key));
+                let tensor = self.either(&keys(own), shape)?;
                 parameter(&format!("{name}.{own}"), tensor, train).map_err(failed)
             };
             let Weight::Dense(weight) = &linear.weight;
             let shape = weight.tensor().dims().to_vec();
-            if let (Some(down), Some(up)) = (find("lora_A.weight"), find("lora_B.weight")) {
+            if has("lora_A.weight") || has("lora_B.weight") {
                 linear.adapter = Some(LowRank {
-                    down: read(down, "lora_A.weight", &[self.config.rank, shape[1]])?,
-                    up: read(up, "lora_B.weight", &[shape[0], self.config.rank])?,
+                    down: read("lora_A.weight", &[self.config.rank, shape[1]])?,
+                    up: read("lora_B.weight", &[shape[0], self.config.rank])?,
                     scale: self.config.scale(),
                     dropout: self.config.dropout as f32,
                     layer: layer as u64,
                 });
             }
-            if let Some(key) = find("weight") {
-                linear.weight = Weight::Dense(read(key, "weight", &shape)?);
+            if has("weight") {
+                linear.weight = Weight::Dense(read("weight", &shape)?);
             }
-            if let (Some(key), true) = (find("bias"), linear.bias.is_some()) {
-                linear.bias = Some(read(key, "bias", &shape[..1])?);
+            if has("bias") && linear.bias.is_some() {
+                linear.bias = Some(read("bias", &shape[..1])?);
             }
         }
         match unused.first() {
@@ -215,6 +192,34 @@ impl Adapter {
             }),
             None => Ok(()),
         }
+    }
+}
+
+impl Adapter {
+    /// The tensor of a module under its v4 or its v5 name; under both, they must agree.
+    fn either(&self, keys: &[String; 2], shape: &[usize]) -> Result<Tensor, ModelError> {
+        let file = || self.checkpoint.file().into();
+        let read = |key: &String| {
+            let tensor = self.checkpoint.tensor(key, shape, Initialization::Constant(0.0));
+            tensor.map_err(|source| ModelError::Parameter { file: file(), source })
+        };
+        let [v4, v5] = keys;
+        if v4 == v5 || !self.checkpoint.has(v5) {
+            return read(v4);
+        }
+        let tensor = read(v5)?;
+        if self.checkpoint.has(v4) {
+            let values = |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>());
+            let other = read(v4)?;
+            let same = values(&tensor).and_then(|a| values(&other).map(|b| a == b));
+            if !matches!(same, Ok(true)) {
+                return Err(ModelError::Damaged {
+                    file: file(),
+                    problem: format!("tensors `{v4}` and `{v5}` are one tensor under two names, but differ"),
+                });
+            }
+        }
+        Ok(tensor)
     }
 }
 
@@ -296,8 +301,11 @@ pub fn merge(model: &mut dyn Classifier) -> candle_core::Result<()> {
     Ok(())
 }
 
-/// Writes the adapters and the head of `model` as a PEFT folder, under v4 names, with a `config.json` beside them that
-/// keeps what PEFT's files have no place for: the labels of the head.
+/// Writes the adapters and the head of `model` as a PEFT folder, with a `config.json` beside them that keeps what PEFT's
+/// files have no place for: the labels of the head.
+///
+/// Each factor stands under its v4 and its v5 name. PEFT looks tensors up by the names of the running model, and
+/// transformers 5 renamed them: with one set of names, PEFT 0.21 loads the adapter under one of the two alone.
 ///
 /// # Errors
 /// If the folder cannot be written.
@@ -312,7 +320,10 @@ pub fn save(
     for linear in model.linears() {
         let head = linear.parameters().filter(|_| linear.name() == HEAD);
         for parameter in linear.adapter_parameters().chain(head) {
-            tensors.insert(format!("{PREFIX}{}", parameter.name()), parameter.tensor().clone());
+            let own = parameter.name().strip_prefix(linear.name()).unwrap_or_default();
+            for module in [linear.name().to_owned(), v5_name(linear.name())] {
+                tensors.insert(format!("{PREFIX}{module}{own}"), parameter.tensor().clone());
+            }
         }
     }
     create_folder(folder)?;

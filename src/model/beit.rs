@@ -176,11 +176,7 @@ impl Beit {
             if config.use_mean_pooling { root.at("pooler").at("layernorm") } else { root.at("layernorm") };
         let layers = root.at("encoder").at("layer");
         Ok(Self {
-            cls_token: embeddings.parameter(
-                "cls_token",
-                &[1, 1, hidden],
-                Initialization::Constant(0.0),
-            )?,
+            cls_token: embeddings.parameter("cls_token", &[1, 1, hidden], Initialization::Constant(0.0))?,
             patch_embedding: PatchEmbedding::new(
                 &embeddings.at("patch_embeddings").at("projection"),
                 sizes,

@@ -2,7 +2,8 @@
 //!
 //! Called by `featherlight inspect` and `featherlight verify`. Counting reads no weights and allocates none.
 
-use super::adapter::{check_targets, matches_target};
+use super::adapter::check_targets;
+use super::names::matches_target;
 use super::{Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
 use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
 use candle_core::Tensor;

@@ -11,10 +11,11 @@ mod error;
 mod folder;
 mod inspect;
 mod loaded;
+mod names;
 mod save;
 mod timm;
 
-pub use adapter::{Adapter, AdapterConfig, attach_new, matches_target, merge, save as save_adapter, v5_name};
+pub use adapter::{Adapter, AdapterConfig, attach_new, merge, save as save_adapter};
 pub use beit::{Beit, BeitConfig};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, Config};
@@ -22,6 +23,7 @@ pub use error::ModelError;
 pub use folder::{Head, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
+pub use names::{matches_target, v5_name};
 pub use save::{create_folder, save_model, save_text};
 
 use crate::nn::{Linear, Parameter, Pass};

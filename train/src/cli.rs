@@ -27,6 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Train a model on labelled photos
+    #[command(allow_negative_numbers = true)]
     Fit(Box<Fit>),
     /// Merge a PEFT adapter into its model: a folder ready to serve
     Merge(Merge),

@@ -1,0 +1,100 @@
+//! The program `featherlight-train` as a person runs it: its words and its exit status.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn tests(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(path)
+}
+
+fn train(arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_featherlight-train"));
+    command.args(arguments);
+    for (flag, path) in paths {
+        command.arg(flag).arg(path);
+    }
+    command.output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_head_is_trained_saved_and_measured_by_the_same_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("out");
+    let data = tests("data/sign-digits/train");
+    let fitted = train(
+        &["fit", "--method", "head", "--epochs", "1", "--accumulation-steps", "1"],
+        &[("--model", &tests("goldens/beit-tiny")), ("--data", &data), ("--output", &output)],
+    );
+    let (out, err) = (text(&fitted.stdout), text(&fitted.stderr));
+    assert_eq!(fitted.status.code(), Some(0), "{err}");
+    assert!(err.contains("the classification head is a fresh one"), "{err}");
+    assert!(err.contains("epoch 1/1") && err.contains("validation: top-1"), "{err}");
+    assert!(out.contains("featherlight serve --model"), "{out}");
+
+    let merged = output.join("merged");
+    let measured = train(&["evaluate", "--json"], &[("--model", &merged), ("--data", &data)]);
+    assert_eq!(measured.status.code(), Some(0), "{}", text(&measured.stderr));
+    let figures: Value = serde_json::from_slice(&measured.stdout).expect("JSON");
+    assert_eq!(figures["photos"], 120);
+    let right: f64 = figures["classes"]
+        .as_object()
+        .expect("classes")
+        .values()
+        .map(|class| class["top1"].as_f64().expect("a share") * class["photos"].as_f64().expect("a count"))
+        .sum();
+    assert!((right / 120.0 - figures["top1"].as_f64().expect("top1")).abs() < 1e-9);
+}
+
+#[test]
+fn labels_that_the_model_does_not_know_end_an_evaluation_with_1() {
+    let measured = train(
+        &["evaluate"],
+        &[("--model", &tests("goldens/beit-tiny")), ("--data", &tests("data/sign-digits/test"))],
+    );
+    let err = text(&measured.stderr);
+    assert_eq!(measured.status.code(), Some(1), "{err}");
+    assert!(err.contains("the label `0` is unknown") && err.contains("class_00"), "{err}");
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
+    for (arguments, said) in [
+        (&["fit", "--data", "d", "--model", "m", "--output", "o", "--init", "random"][..], "--method full"),
+        (&["fit", "--data", "d", "--model", "m", "--output", "o", "--resume"], "--resume"),
+        (
+            &["fit", "--data", "d", "--model", "m", "--output", "o", "--dtype", "bf16"],
+            "[possible values: auto, f32]",
+        ),
+        (&["fit", "--data", "d", "--model", "m"], "--output"),
+        (&["teach"], "teach"),
+    ] {
+        let outcome = train(arguments, &[]);
+        let err = text(&outcome.stderr);
+        assert_eq!(outcome.status.code(), Some(2), "{arguments:?}: {err}");
+        assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn an_output_that_holds_a_run_is_not_touched() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("run.json"), "{}").expect("written");
+    let fitted = train(
+        &["fit", "--method", "head"],
+        &[
+            ("--model", &tests("goldens/beit-tiny")),
+            ("--data", &tests("data/sign-digits/train")),
+            ("--output", folder.path()),
+        ],
+    );
+    assert_eq!(fitted.status.code(), Some(1));
+    assert!(text(&fitted.stderr).contains("--overwrite"), "{}", text(&fitted.stderr));
+    assert_eq!(std::fs::read_to_string(folder.path().join("run.json")).expect("still there"), "{}");
+}
