@@ -8,9 +8,10 @@
 
 mod service;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use service::load::Load;
 use service::photos;
 use service::{Connection, Running, Setup, metric};
 
@@ -229,40 +230,15 @@ fn under_load_no_request_before_the_port_closed_is_lost() {
         setup.settings.drain_delay = Duration::from_millis(200);
         let mut service = Running::with(setup);
         let photo = photos::plain([90, 0, 0]);
-        let address = service.address;
-        let (closed, served, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+        let (address, load) = (service.address, Load::default());
         std::thread::scope(|scope| {
             for _ in 0..16 {
-                scope.spawn(|| {
-                    while !closed.load(Ordering::Relaxed) {
-                        let Ok(mut connection) = Connection::try_open(address) else { return };
-                        // Reuses the connection until it is told to close it.
-                        loop {
-                            let answer = match connection.try_send("POST", "/classify", &PNG, &photo) {
-                                Ok(answer) => answer,
-                                Err(error) => {
-                                    let late = Connection::try_open(address).is_err();
-                                    assert!(late, "lost while the port was open: {error}");
-                                    return;
-                                }
-                            };
-                            if answer.status == 200 {
-                                served.fetch_add(1, Ordering::Relaxed);
-                            } else {
-                                assert_eq!(answer.row(), (503, "shutting_down".to_owned()));
-                                refused.fetch_add(1, Ordering::Relaxed);
-                            }
-                            if answer.header("connection") == Some("close") {
-                                break;
-                            }
-                        }
-                    }
-                });
+                scope.spawn(|| load.post(address, &photo, |_| {}));
             }
-            service.until(|_| served.load(Ordering::Relaxed) > 50);
+            service.until(|_| load.served.load(Ordering::Relaxed) > 50);
             assert!(service.ended());
-            closed.store(true, Ordering::Relaxed);
+            load.end();
         });
-        assert!(refused.load(Ordering::Relaxed) > 0, "the end came under load");
+        assert!(load.refused.load(Ordering::Relaxed) > 0, "the end came under load");
     }
 }

@@ -11,6 +11,8 @@
 )]
 
 pub mod client;
+pub mod hostile;
+pub mod load;
 pub mod photos;
 
 use std::net::SocketAddr;
