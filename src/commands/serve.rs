@@ -8,7 +8,7 @@ use featherlight::scores::Function;
 use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
 use std::error::Error;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,14 +55,24 @@ fn settings(arguments: &cli::Serve) -> ServeSettings {
     }
 }
 
-/// Photos that a clone of the project has, seen from its root.
-const EXAMPLES: [&str; 2] = ["models/demo/example.jpg", "tests/data/sign-digits/test/7/IMG_4355.jpg"];
+/// A photo that a clone of the project has, seen from its root.
+const EXAMPLE: &str = "tests/data/sign-digits/test/7/IMG_4355.jpg";
 
 /// A line to paste: with a photo that is there, if one is.
 fn curl(address: SocketAddr, wants_key: bool) -> String {
-    let photo = EXAMPLES.into_iter().find(|photo| Path::new(photo).is_file()).unwrap_or("photo.jpg");
+    let photo = if Path::new(EXAMPLE).is_file() { EXAMPLE } else { "photo.jpg" };
     let key = if wants_key { "-H 'x-api-key: KEY' " } else { "" };
     format!("curl {key}--data-binary @{photo} http://{address}/classify")
+}
+
+/// Where a client on this machine finds the service: `0.0.0.0` and `::` mean every address, and are none to call.
+fn callable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
@@ -96,7 +106,7 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let factory = model_runner(folder);
     let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics)?;
     let mut status = engine.status();
-    let curl = curl(local, !settings.api_keys.is_empty());
+    let curl = curl(callable(local), !settings.api_keys.is_empty());
     let service = Service::new(engine, model, settings, telemetry)?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -124,5 +134,20 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     tokio::select! {
         () = http::serve(listener, service, ended) => Ok(()),
         reason = failed => Err(reason.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_to_paste_calls_an_address_that_can_be_called() {
+        for (bound, called) in
+            [("0.0.0.0:80", "127.0.0.1:80"), ("[::]:80", "[::1]:80"), ("192.0.2.1:80", "192.0.2.1:80")]
+        {
+            let bound: SocketAddr = bound.parse().expect("an address");
+            assert_eq!(callable(bound).to_string(), called);
+        }
     }
 }
