@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod demo;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,7 +17,8 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => {
-            eprintln!("error: {error}");
+            // A closed standard error must not turn the status into a panic's.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     })

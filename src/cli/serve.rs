@@ -64,6 +64,7 @@ pub struct Serve {
         env = "FEATHERLIGHT_API_KEY",
         value_name = "KEY",
         value_delimiter = ',',
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
         hide_env_values = true
     )]
     pub api_key: Vec<String>,

@@ -7,7 +7,7 @@ use featherlight::predict::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::error::Error;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr};
 use std::time::Instant;
 
 /// Writes the CSV; photos that could not be read are rows of it and no failure.
@@ -26,6 +26,13 @@ pub fn run(arguments: &cli::Predict) -> Result<(), Box<dyn Error>> {
         }
     }
     let listing = list(&arguments.input, arguments.image_root.as_deref())?;
+    if let (Ok(input), Ok(output)) = (arguments.input.canonicalize(), arguments.output.canonicalize())
+        && (input == output
+            || listing.photos.iter().any(|photo| photo.path.canonicalize().is_ok_and(|p| p == output)))
+    {
+        let output = arguments.output.display();
+        return Err(format!("{output}: is read as input; choose another --output").into());
+    }
     // Before the model is loaded: a place that cannot be written is known at once.
     let mut writer = RowWriter::create(&arguments.output, arguments.top_k as usize)?;
     let classifier = Classifier::open(arguments)?;
@@ -105,9 +112,12 @@ impl Run {
             Some("-") => "standard output".to_owned(),
             _ => arguments.output.display().to_string(),
         };
-        eprintln!(
+        // A closed standard error is no reason to fail what is done.
+        let _ = writeln!(
+            stderr(),
             "photos: {photos}; could not be read: {}; other files skipped: {}; {speed:.1} photos/s; written: {output}",
-            self.unread, listing.skipped
+            self.unread,
+            listing.skipped
         );
     }
 }

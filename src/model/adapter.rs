@@ -149,10 +149,9 @@ impl Adapter {
         &self.config
     }
 
-    /// Values in all its tensors: what was trained.
-    pub fn parameters(&self) -> usize {
-        let shapes = self.checkpoint.names().into_iter().filter_map(|name| self.checkpoint.shape(&name));
-        shapes.map(|shape| shape.iter().product::<usize>()).sum()
+    /// Whether the file holds a classification head.
+    pub fn has_head(&self) -> bool {
+        self.checkpoint.has(&format!("{PREFIX}{HEAD}.weight"))
     }
 
     /// Attaches the factors to the modules they name and replaces the head by the saved one.

@@ -127,11 +127,14 @@ impl ModelFolder {
     /// # Errors
     /// If they are missing, damaged, or do not fit the config; names file, tensor and shapes.
     pub fn load(&self, trainable: Trainable) -> Result<Box<dyn Classifier>, ModelError> {
-        let Some(adapter) = &self.adapter else {
-            return self.read(|source| build(&self.config, source, trainable));
+        let whole = || self.read(|source| build(&self.config, source, trainable));
+        let Some(adapter) = &self.adapter else { return whole() };
+        let mut model = if adapter.has_head() {
+            // A head that the adapter replaces may have any size in the model's own file.
+            self.load_for(&self.config, trainable, Randomness::new(0))?.0
+        } else {
+            whole()?
         };
-        // A head that the adapter replaces may have any size in the model's own file.
-        let (mut model, _) = self.load_for(&self.config, trainable, Randomness::new(0))?;
         adapter.attach(&mut *model, trainable)?;
         Ok(model)
     }

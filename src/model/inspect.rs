@@ -2,7 +2,7 @@
 //!
 //! Called by `featherlight inspect` and `featherlight verify`. Counting reads no weights and allocates none.
 
-use super::adapter::check_targets;
+use super::adapter::{HEAD, check_targets};
 use super::names::matches_target;
 use super::{Adapter, AdapterConfig, Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
 use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
@@ -72,9 +72,13 @@ impl Inspection {
     /// # Errors
     /// If it does not fit the model: a tensor that belongs to no module, or has another shape.
     pub fn attach(&mut self, adapter: &Adapter) -> Result<(), ModelError> {
-        // Every tensor of the file lands in the model, or this fails: so all of them count.
         adapter.attach(&mut *self.model, Trainable::None)?;
-        self.trainable = Some(adapter.parameters());
+        // Not the tensors of the file: one may stand there under two names.
+        let linears = self.model.linears();
+        let factors = linears.iter().flat_map(|linear| linear.adapter_parameters());
+        let head = linears.iter().filter(|linear| linear.name() == HEAD && adapter.has_head());
+        let head = head.flat_map(|linear| linear.parameters());
+        self.trainable = Some(factors.chain(head).map(|p| p.tensor().elem_count()).sum());
         self.adapter = Some(adapter.config().clone());
         Ok(())
     }

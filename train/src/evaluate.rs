@@ -202,8 +202,10 @@ impl EvaluationReport {
     /// The counts and shares of [`Evaluation::to_json`], the unreadable photos, and the speed.
     pub fn to_json(&self, labels: &[String]) -> Value {
         let mut json = self.evaluation.to_json(labels);
-        let unreadable =
-            self.unreadable.iter().map(|photo| json!({ "file": photo.path, "reason": photo.reason }));
+        let unreadable = self
+            .unreadable
+            .iter()
+            .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
         json["unreadable"] = unreadable.collect();
         json["images_per_second"] = json!(self.evaluation.photos as f64 / self.seconds.max(f64::EPSILON));
         json

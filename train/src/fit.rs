@@ -20,6 +20,7 @@ use featherlight::model::{
 };
 use featherlight::nn::Parameter;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,6 +48,9 @@ pub enum FitError {
     /// The output folder.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// The model to start from lies where the output goes.
+    #[error("{}: the model to start from lies in --output, which would replace it; choose another --output", .0.display())]
+    ModelInOutput(PathBuf),
     /// The adapters could not be merged.
     #[error("the adapters cannot be merged: {0}")]
     Merge(candle_core::Error),
@@ -69,6 +73,11 @@ pub struct FitSummary {
 /// See [`FitError`]; what was written before stays.
 pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary, FitError> {
     let folder = ModelFolder::open(&settings.model)?;
+    if let (Ok(model), Ok(output)) = (settings.model.canonicalize(), settings.output.canonicalize())
+        && model.starts_with(output)
+    {
+        return Err(FitError::ModelInOutput(settings.model.clone()));
+    }
     let (training, validation) = photos(settings, &folder.config().labels)?;
     let StartingModel { mut classifier, config, processor } =
         StartingModel::build(&folder, &training.labels, settings)?;
@@ -126,23 +135,31 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     run.write_run_file("running", &[])?;
     run.progress.start(steps(&training_loader, &settings.trainer), "steps");
     let normalization = processor.normalization();
-    train(
+    let trained = train(
         &*classifier,
         &normalization,
         &training_loader,
         validation_loader.as_ref(),
         &settings.trainer,
         &mut run,
-    )?;
+    );
     run.progress.finish();
     let unreadable: Vec<_> = training_loader
         .unreadable()
         .into_iter()
         .chain(validation_loader.iter().flat_map(Loader::unreadable))
-        .map(|photo| json!({ "file": photo.path, "reason": photo.reason }))
+        .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }))
         .collect();
+    if let Err(error) = trained {
+        run.run_file["error"] = json!(error.to_string());
+        run.write_run_file("failed", &unreadable)?;
+        return Err(error);
+    }
     merge(&mut *classifier).map_err(FitError::Merge)?;
     run.save_merged(&*classifier)?;
+    if !matches!(settings.method, Method::Lora(_)) {
+        run.output.remove_adapter()?;
+    }
     run.write_run_file("completed", &unreadable)?;
     Ok(FitSummary {
         evaluation: run.evaluation,

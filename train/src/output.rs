@@ -1,6 +1,6 @@
 //! The folder that a run writes: `adapter/`, `merged/`, `checkpoints/last/`, `metrics.jsonl`, `run.json`.
 //!
-//! `fit` and `merge` write through this. Weights and `run.json` are replaced whole, `metrics.jsonl` grows a line at a time
+//! `fit` writes through this. Weights and `run.json` are replaced whole, `metrics.jsonl` grows a line at a time
 //! and is flushed with each: a kill at any moment leaves what was there.
 
 use crate::evaluate::Evaluation;
@@ -48,7 +48,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Creates the folder; an earlier run in it is refused, or with `overwrite` removed.
+    /// Creates the folder; an earlier run in it is refused. With `overwrite` its record starts anew, and its weights stay
+    /// until those of this run replace them.
     ///
     /// # Errors
     /// An earlier run; a folder that cannot be written.
@@ -57,11 +58,12 @@ impl Output {
             let path = folder.join(name);
             let failed = |source| OutputError::Io { file: path.clone(), source };
             match path.symlink_metadata() {
-                Err(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
                 Ok(_) if !overwrite => {
                     return Err(OutputError::Taken { folder: folder.to_owned(), found: name });
                 }
-                Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path).map_err(failed)?,
+                Ok(found) if found.is_dir() => {}
                 Ok(_) => std::fs::remove_file(&path).map_err(failed)?,
             }
         }
@@ -83,6 +85,20 @@ impl Output {
     /// `merged/`.
     pub fn merged(&self) -> PathBuf {
         self.folder.join("merged")
+    }
+
+    /// Removes the adapter of an earlier run: this one has none, and its weights are there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove_adapter(&self) -> Result<(), OutputError> {
+        let path = self.adapter();
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(OutputError::Io { file: path, source: error })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds the line of an optimiser step.
@@ -165,8 +181,14 @@ mod tests {
         assert!(error.contains("merged") && error.contains("--overwrite"), "{error}");
         assert!(folder.path().join("merged/model.safetensors").exists());
 
-        Output::create(folder.path(), true).unwrap();
-        assert!(!folder.path().join("merged").exists());
+        std::fs::write(folder.path().join("metrics.jsonl"), "of the earlier run").unwrap();
+        let output = Output::create(folder.path(), true).unwrap();
+        assert!(folder.path().join("merged/model.safetensors").exists(), "until there is something better");
+        assert_eq!(std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap(), "");
+        std::fs::create_dir(output.adapter()).unwrap();
+        output.remove_adapter().unwrap();
+        output.remove_adapter().unwrap();
+        assert!(!output.adapter().exists());
         assert!(folder.path().join("notes.txt").exists());
     }
 

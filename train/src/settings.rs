@@ -86,16 +86,16 @@ impl FitSettings {
     pub fn to_json(&self) -> Value {
         let trainer = &self.trainer;
         let mut json = json!({
-            "data": self.data,
-            "image_root": self.image_root,
-            "val": match &self.validation { Validation::Set(path) => json!(path), Validation::Split(_) => Value::Null },
+            "data": self.data.to_string_lossy(),
+            "image_root": self.image_root.as_ref().map(|root| root.to_string_lossy()),
+            "val": match &self.validation { Validation::Set(path) => json!(path.to_string_lossy()), Validation::Split(_) => Value::Null },
             "val_split": match self.validation { Validation::Split(share) => json!(share), Validation::Set(_) => Value::Null },
-            "model": self.model,
+            "model": self.model.to_string_lossy(),
             "init": match self.starting_weights {
                 StartingWeights::Pretrained => "pretrained",
                 StartingWeights::Random => "random",
             },
-            "output": self.output,
+            "output": self.output.to_string_lossy(),
             "method": self.method.to_string(),
             "epochs": trainer.epochs,
             "batch_size": self.batch_size,

@@ -194,6 +194,10 @@ pub fn train<O: Observer>(
         }
         let evaluate = |loader| evaluate(model, normalization, loader, |_| {});
         let evaluation = validation.map(evaluate).transpose().map_err(TrainError::from)?;
+        if let Some(evaluation) = &evaluation {
+            run.check("the validation loss", evaluation.mean_loss(), epoch)?;
+        }
+        run.check_parameters(epoch)?;
         observer.epoch_ended(&EpochEnd {
             epoch: epoch + 1,
             step: run.step,
@@ -248,6 +252,15 @@ impl Run<'_> {
         let seconds = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
         Ok(Some(Step { step: self.step, epoch: 0.0, loss, learning_rate, grad_norm, photos, seconds }))
+    }
+
+    /// Weights that left the numbers in the last step, after its loss was found, must not replace good ones.
+    fn check_parameters(&self, epoch: u64) -> Result<(), TrainError> {
+        for parameter in trained_parameters(self.model) {
+            let sum = parameter.tensor().abs()?.mean_all()?.to_scalar::<f32>()?;
+            self.check("the mean of a trained weight", f64::from(sum), epoch)?;
+        }
+        Ok(())
     }
 
     fn check(&self, what: &'static str, value: f64, epoch: u64) -> Result<(), TrainError> {

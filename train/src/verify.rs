@@ -314,7 +314,27 @@ fn exceeds(difference: f64, limit: f64) -> bool {
     difference.is_nan() || difference > limit
 }
 
-/// The largest absolute value of a tensor.
+/// The largest absolute value of a tensor; NaN where one is NaN (candle's `max` passes over it).
 fn largest(tensor: &Tensor) -> candle_core::Result<f64> {
-    Ok(f64::from(tensor.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?))
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    let larger = |largest: f64, value: f64| if value.is_nan() { value } else { largest.max(value) };
+    let fold = |largest: f64, value: &f32| {
+        if largest.is_nan() { largest } else { larger(largest, f64::from(value.abs())) }
+    };
+    Ok(values.iter().fold(0.0, fold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_nan_hides_behind_a_number() {
+        for values in [[0f32, f32::NAN], [f32::NAN, 1.0]] {
+            let tensor = Tensor::new(&values, &Device::Cpu).unwrap();
+            assert!(exceeds(largest(&tensor).unwrap(), 1e9));
+        }
+        let tensor = Tensor::new(&[-3f32, 2.0], &Device::Cpu).unwrap();
+        assert_eq!(largest(&tensor).unwrap(), 3.0);
+    }
 }

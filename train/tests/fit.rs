@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
 
 use candle_core::{DType, Device, Tensor};
-use featherlight::model::{AdapterConfig, Photo};
+use featherlight::model::{AdapterConfig, Inspection, Photo};
 use featherlight::model::{Classifier, Head, LoadedModel, ModelFolder};
 use featherlight::nn::Trainable;
 use featherlight::randomness::Randomness;
@@ -250,6 +250,51 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
     let error = fit(&settings, &mut Progress::default()).expect_err("diverged");
     assert!(matches!(error, FitError::Train(TrainError::Diverged { step: 2.., .. })), "{error}");
     assert!(error.to_string().contains("--learning-rate"), "{error}");
+}
+
+#[test]
+fn weights_that_leave_the_numbers_in_the_last_step_replace_nothing_and_the_record_says_failed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("out");
+    let mut settings = from_scratch(bare_config(folder.path()), output.clone());
+    settings.validation = Validation::Split(0.0);
+    settings.trainer.epochs = 1;
+    settings.trainer.accumulation_steps = number(100); // one step in all
+    settings.trainer.learning_rate = 1e39;
+    settings.trainer.warmup_ratio = 0.0;
+    std::fs::create_dir_all(output.join("merged")).expect("a folder");
+    std::fs::write(output.join("merged/model.safetensors"), "of an earlier run").expect("written");
+    settings.overwrite = true;
+    let error = fit(&settings, &mut Progress::default()).expect_err("exploded");
+    assert!(matches!(error, FitError::Train(TrainError::Diverged { .. })), "{error}");
+    let kept = std::fs::read_to_string(output.join("merged/model.safetensors")).expect("still there");
+    assert_eq!(kept, "of an earlier run");
+    let run = std::fs::read_to_string(output.join("run.json")).expect("run.json");
+    let run: Value = serde_json::from_str(&run).expect("JSON");
+    assert_eq!(run["state"], "failed");
+}
+
+#[test]
+fn a_model_inside_the_output_is_not_overwritten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut settings = from_scratch(bare_config(folder.path()), folder.path().to_owned());
+    settings.overwrite = true;
+    let error = fit(&settings, &mut Progress::default()).expect_err("refused");
+    assert!(matches!(error, FitError::ModelInOutput(_)), "{error}");
+}
+
+#[test]
+fn inspect_counts_a_written_adapter_s_factors_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("out");
+    let settings = lora(output.clone());
+    run(&settings);
+    let base = ModelFolder::open(&settings.model)
+        .and_then(|base| base.with_adapter(Some(&output.join("adapter"))))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mut inspection = Inspection::of(base.config()).unwrap_or_else(|error| panic!("{error}"));
+    inspection.attach(base.adapter().expect("an adapter")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(inspection.trainable(), Some(3 * 2 * 4 * 96 + 48 * 10 + 10));
 }
 
 #[test]

@@ -58,7 +58,9 @@ pub fn measure(
         let (begin, mut waiting) = (Instant::now(), VecDeque::<Ticket>::with_capacity(window));
         let (mut done, mut failed, mut source) = (0, 0, photos.iter().cycle());
         while done == 0 || begin.elapsed() < setup.time {
-            while let Some(photo) = source.next().filter(|_| waiting.len() < window) {
+            while waiting.len() < window
+                && let Some(photo) = source.next()
+            {
                 let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
                 waiting.extend(engine.admit(vec![Input::Photo(photo.clone())], None, deadline)?);
             }

@@ -1,6 +1,7 @@
 //! The command line of `featherlight-train fit`: what a person may type, and what it means.
 
 use super::{SaveType, Where, loader_threads, not_negative, share};
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use featherlight::model::AdapterConfig;
 use featherlight::randomness::Randomness;
@@ -56,7 +57,7 @@ pub struct Fit {
     #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
     pub output: PathBuf,
     /// Replace an earlier run in --output
-    #[arg(long, env = "FEATHERLIGHT_OVERWRITE")]
+    #[arg(long, env = "FEATHERLIGHT_OVERWRITE", value_parser = BoolishValueParser::new())]
     pub overwrite: bool,
     /// What to train
     #[arg(long, env = "FEATHERLIGHT_METHOD", value_enum, default_value = "lora")]
@@ -124,7 +125,7 @@ pub struct Lora {
     #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
     pub lora_target: Option<Vec<String>>,
     /// Scale by alpha / √rank instead (rsLoRA)
-    #[arg(long, env = "FEATHERLIGHT_USE_RSLORA")]
+    #[arg(long, env = "FEATHERLIGHT_USE_RSLORA", value_parser = BoolishValueParser::new())]
     pub use_rslora: bool,
 }
 
@@ -132,7 +133,7 @@ pub struct Lora {
 #[derive(Debug, Args)]
 pub struct VariationFlags {
     /// Take training photos as they are served
-    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", conflicts_with_all = ["crop_scale", "color_jitter", "no_flip"])]
+    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", value_parser = BoolishValueParser::new(), conflicts_with_all = ["crop_scale", "color_jitter", "no_flip"])]
     pub no_augment: bool,
     /// Least share of a photo's area that a random crop keeps, or least,greatest [default: 0.08,1]
     #[arg(long, env = "FEATHERLIGHT_CROP_SCALE", value_name = "X[,Y]")]
@@ -141,7 +142,7 @@ pub struct VariationFlags {
     #[arg(long, env = "FEATHERLIGHT_COLOR_JITTER", value_name = "X", value_parser = not_negative)]
     pub color_jitter: Option<f64>,
     /// Never mirror a photo: for things with a left and a right
-    #[arg(long, env = "FEATHERLIGHT_NO_FLIP")]
+    #[arg(long, env = "FEATHERLIGHT_NO_FLIP", value_parser = BoolishValueParser::new())]
     pub no_flip: bool,
 }
 

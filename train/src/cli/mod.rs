@@ -5,6 +5,7 @@ mod fit;
 pub use fit::Fit;
 
 use candle_core::DType;
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -88,7 +89,7 @@ pub struct Merge {
     #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
     pub output: PathBuf,
     /// Replace a model that is in --output already
-    #[arg(long, env = "FEATHERLIGHT_OVERWRITE")]
+    #[arg(long, env = "FEATHERLIGHT_OVERWRITE", value_parser = BoolishValueParser::new())]
     pub overwrite: bool,
     /// Number type of the weights
     #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
@@ -117,7 +118,7 @@ pub struct Evaluate {
     #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
     pub loader_threads: Option<NonZeroUsize>,
     /// Print one JSON object
-    #[arg(long, env = "FEATHERLIGHT_JSON")]
+    #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
     /// Where to compute.
     #[command(flatten)]
