@@ -114,7 +114,8 @@ fn refuse_unsupported(
 pub struct Adapter {
     config: AdapterConfig,
     checkpoint: Checkpoint,
-    labels: Option<Vec<String>>,
+    /// Of the `config.json` beside it, which says what the saved head is for.
+    own: Option<Config>,
 }
 
 impl Adapter {
@@ -131,17 +132,23 @@ impl Adapter {
             Checkpoint::open_safetensors(&safetensors)?
         };
         let own = folder.join("config.json");
-        let labels = if own.is_file() { Some(Config::from_file(&own)?.labels) } else { None };
-        Ok(Self { config, checkpoint, labels })
+        let own = if own.is_file() { Some(Config::from_file(&own)?) } else { None };
+        Ok(Self { config, checkpoint, own })
     }
 
     /// The labels of the saved head, or `None` where no head is saved: those of a `config.json` beside the adapter (PEFT's
     /// own files do not hold them), else `base`'s where their number is right, else `LABEL_i`.
     pub(super) fn labels(&self, base: &[String]) -> Option<Vec<String>> {
         let count = *self.checkpoint.shape(&format!("{PREFIX}{HEAD}.weight"))?.first()?;
-        let known = [self.labels.as_deref(), Some(base)].into_iter().flatten();
+        let own = self.own.as_ref().map(|own| own.labels.as_slice());
+        let known = [own, Some(base)].into_iter().flatten();
         let fitting = known.into_iter().find(|labels| labels.len() == count);
         Some(fitting.map_or_else(|| (0..count).map(|i| format!("LABEL_{i}")).collect(), <[String]>::to_vec))
+    }
+
+    /// Whether the saved head was trained for photos that have one label each, as the `config.json` beside it says.
+    pub(super) fn has_single_label(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| !own.multi_label)
     }
 
     /// What `adapter_config.json` says.

@@ -88,6 +88,9 @@ impl ModelFolder {
         self.adapter = adapter.map(Adapter::open).transpose()?;
         if let Some(labels) = self.adapter.as_ref().and_then(|adapter| adapter.labels(&self.config.labels)) {
             self.config = self.config.with_labels(&labels);
+            if self.adapter.as_ref().is_some_and(Adapter::has_single_label) {
+                self.config = self.config.with_single_label();
+            }
         }
         Ok(self)
     }

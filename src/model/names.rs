@@ -34,9 +34,10 @@ fn means(module: &str, target: &str) -> bool {
 /// block (`dense`) has several others.
 pub(super) fn names_in_both(target: &str) -> Vec<String> {
     let other = |name: &str| {
-        // As short as the target was: one name stays one name where that is enough.
+        // As short as the target was, where the short name means no other module (`dense` means three).
         let short = name.rsplit('.').next().unwrap_or(name);
-        if target.contains('.') { name.to_owned() } else { short.to_owned() }
+        let meant = NAMES.iter().filter(|(v4, v5)| means(v4, short) || means(v5, short)).count();
+        if target.contains('.') || meant > 1 { name.to_owned() } else { short.to_owned() }
     };
     let others = NAMES.iter().filter_map(|(v4, v5)| match (means(v4, target), means(v5, target)) {
         (true, false) => Some(other(v5)),
@@ -55,6 +56,7 @@ mod tests {
         assert_eq!(names_in_both("query"), ["query", "q_proj"]);
         assert_eq!(names_in_both("v_proj"), ["v_proj", "value"]);
         assert_eq!(names_in_both("attention.output.dense"), ["attention.output.dense", "attention.o_proj"]);
+        assert_eq!(names_in_both("fc1"), ["fc1", "intermediate.dense"]);
         assert_eq!(names_in_both("nothing"), ["nothing"]);
     }
 

@@ -132,14 +132,19 @@ impl Output {
     }
 
     /// Replaces `checkpoints/last/checkpoint.safetensors`: the trained parameters, the optimiser's moments, and in its
-    /// metadata `epoch` and `step`. One file, so that the parts cannot be of different ages.
+    /// metadata `epoch`, `step` and `optimizer_steps`. One file, so that the parts cannot be of different ages.
     ///
     /// # Errors
     /// The system's.
     pub fn checkpoint(&self, end: &EpochEnd<'_>) -> Result<(), OutputError> {
         let folder = self.folder.join("checkpoints/last");
         create_folder(&folder)?;
-        let metadata = [("epoch", end.epoch.to_string()), ("step", end.step.to_string())];
+        let metadata = [
+            ("epoch", end.epoch.to_string()),
+            ("step", end.step.to_string()),
+            // Fewer than `step` where windows could not be read; the moments' bias correction counts these.
+            ("optimizer_steps", end.optimizer.steps().to_string()),
+        ];
         Ok(save_tensors(end.optimizer.state(), &metadata, &folder.join("checkpoint.safetensors"))?)
     }
 
