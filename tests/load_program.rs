@@ -18,10 +18,9 @@ use service::load::Load;
 use service::photos::{self, FORM};
 use service::{Answer, Connection, hostile, metric};
 
-/// The model that ships, or a reference model where it does not yet.
+/// The model that ships.
 fn model() -> PathBuf {
-    let demo = data("../models/demo");
-    if demo.join("config.json").exists() { demo } else { data("goldens/beit-tiny") }
+    data("../models/demo")
 }
 
 /// Real photos, each different.

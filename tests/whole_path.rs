@@ -6,10 +6,9 @@
 mod program;
 
 use base64::Engine;
-use program::{PROGRAM, Served, data, featherlight, run};
+use program::{PROGRAM, Served, data, featherlight, quiet, run};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// `featherlight-train`, which lies beside `featherlight` in the target folder once the workspace has been built.
 fn train(words: &[&str], paths: &[(&str, &Path)]) {
@@ -20,8 +19,7 @@ fn train(words: &[&str], paths: &[(&str, &Path)]) {
         "{}: build it first, with `cargo build --workspace --bins`",
         program.display()
     );
-    let mut command = Command::new(program);
-    command.args(words);
+    let mut command = quiet(&program, words);
     paths.iter().for_each(|(flag, path)| _ = command.arg(flag).arg(path));
     let output = command.output().expect("the trainer runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

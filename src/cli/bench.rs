@@ -1,7 +1,7 @@
 //! `featherlight bench`.
 
 use super::Typed;
-use super::values::{Compute, count, switch};
+use super::values::{Calls, Compute, count, switch};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,12 +18,9 @@ pub struct Bench {
     /// Measure this running service, for instance http://127.0.0.1:8080
     #[arg(long, env = "FEATHERLIGHT_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// Requests in flight, with --server
-    #[arg(long, env = "FEATHERLIGHT_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = count(1024))]
-    pub concurrency: u32,
-    /// Key of the service, with --server
-    #[arg(long, env = "FEATHERLIGHT_API_KEY", value_name = "KEY", hide_env_values = true)]
-    pub api_key: Option<String>,
+    /// How it is called
+    #[command(flatten)]
+    pub calls: Calls,
     /// Photos in one forward pass, each size measured for itself
     #[arg(
         long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N,N", value_delimiter = ',', default_value = "1,4",
@@ -74,7 +71,7 @@ impl Bench {
         if typed.has("model") {
             self.config = None;
         }
-        typed.refuse_without("server", self.server.is_some(), &["concurrency", "api_key"])
+        typed.refuse_without("server", self.server.is_some(), &Calls::FLAGS)
     }
 }
 

@@ -209,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn half_a_plan_from_the_environment_is_no_plan() {
+        let mut inspect = match read("inspect") {
+            Ok(Command::Inspect(inspect)) => inspect,
+            other => unreachable!("{other:?}"),
+        };
+        inspect.lora_rank = Some(16); // as FEATHERLIGHT_LORA_RANK, meant for a training run, would
+        let nothing = Cli::command().get_matches_from(["featherlight", "inspect"]);
+        let typed = Typed(nothing.subcommand_matches("inspect").unwrap_or(&nothing));
+        assert!(inspect.settle(&typed).is_ok());
+        assert_eq!(inspect.lora_rank, None);
+    }
+
+    #[test]
     fn a_measurement_has_one_subject() {
         assert!(refusal("bench --config c --model m").contains("--config"));
         assert!(refusal("bench --server http://a --config c").contains("--server"));

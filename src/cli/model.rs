@@ -15,29 +15,29 @@ pub struct Inspect {
     #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Count what LoRA of this rank would train, the head included
-    #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", requires = "lora_target", value_parser = count(65_536))]
+    #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", value_parser = count(65_536))]
     pub lora_rank: Option<u32>,
     /// Modules that LoRA would adapt, for instance query,value
-    #[arg(
-        long,
-        env = "FEATHERLIGHT_LORA_TARGET",
-        value_name = "NAMES",
-        value_delimiter = ',',
-        requires = "lora_rank"
-    )]
+    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
     pub lora_target: Vec<String>,
     /// Print one JSON object
     #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = switch())]
     pub json: bool,
 }
 
+/// The flags that plan an adapter; neither means anything alone.
+const PLAN: [&str; 2] = ["lora_rank", "lora_target"];
+
 impl Inspect {
     /// An adapter is there or planned, not both; one from the environment gives way to a plan that was typed.
     pub(super) fn settle(&mut self, typed: &Typed<'_>) -> Result<(), clap::Error> {
-        typed.refuse_beside("adapter", &["lora_rank", "lora_target"])?;
-        if typed.has("lora_rank") {
+        typed.refuse_beside("adapter", &PLAN)?;
+        let (rank, target) = (self.lora_rank.is_some(), !self.lora_target.is_empty());
+        typed.refuse_without("lora_target", target, &["lora_rank"])?;
+        typed.refuse_without("lora_rank", rank, &["lora_target"])?;
+        if typed.any(&PLAN).is_some() {
             self.adapter = None;
-        } else if self.adapter.is_some() {
+        } else if self.adapter.is_some() || !(rank && target) {
             self.lora_rank = None;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! `featherlight predict`.
 
 use super::Typed;
-use super::values::{Compute, count};
+use super::values::{Calls, Compute, count};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,12 +17,9 @@ pub struct Predict {
     /// Let this running service classify instead, for instance http://127.0.0.1:8080
     #[arg(long, env = "FEATHERLIGHT_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// Requests in flight, with --server
-    #[arg(long, env = "FEATHERLIGHT_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = count(1024))]
-    pub concurrency: u32,
-    /// Key of the service, with --server
-    #[arg(long, env = "FEATHERLIGHT_API_KEY", value_name = "KEY", hide_env_values = true)]
-    pub api_key: Option<String>,
+    /// How it is called
+    #[command(flatten)]
+    pub calls: Calls,
     /// A folder (looked through to its depths), a photo, or a CSV with a column `file`
     #[arg(long, env = "FEATHERLIGHT_INPUT", value_name = "DIR|FILE|CSV")]
     pub input: PathBuf,
@@ -53,8 +50,6 @@ pub enum Target<'a> {
 
 /// The flags of a model in this process.
 const LOCAL: [&str; 5] = ["model", "adapter", "batch_size", "device", "dtype"];
-/// The flags that mean nothing without a service.
-const REMOTE: [&str; 2] = ["concurrency", "api_key"];
 
 impl Predict {
     /// What classifies.
@@ -68,6 +63,6 @@ impl Predict {
         if typed.any(&LOCAL).is_some() {
             self.server = None;
         }
-        typed.refuse_without("server", self.server.is_some(), &REMOTE)
+        typed.refuse_without("server", self.server.is_some(), &Calls::FLAGS)
     }
 }

@@ -14,6 +14,22 @@ pub struct Compute {
     pub dtype: Dtype,
 }
 
+/// How a running service is called.
+#[derive(Clone, Debug, Args)]
+pub struct Calls {
+    /// Requests in flight, with --server
+    #[arg(long, env = "FEATHERLIGHT_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = count(1024))]
+    pub concurrency: u32,
+    /// Key of the service, with --server
+    #[arg(long, env = "FEATHERLIGHT_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+}
+
+impl Calls {
+    /// The flags that mean nothing without a service.
+    pub(super) const FLAGS: [&str; 2] = ["concurrency", "api_key"];
+}
+
 /// A device of this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {

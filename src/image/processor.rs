@@ -82,7 +82,20 @@ impl Processor {
         Self::from_fields(&Fields::new(file.to_owned(), "", &value)?)
     }
 
-    /// The same from JSON in memory.
+    /// What a model without a `preprocessor_config.json` gets: photos squashed to this size (bilinear) and scaled to −1 … 1,
+    /// as BEiT's own.
+    ///
+    /// # Errors
+    /// A side of 0.
+    pub fn plain(height: usize, width: usize) -> Result<Self, ProcessorError> {
+        Self::from_json(&json!({
+            "do_resize": true, "size": { "height": height, "width": width }, "resample": 2, "do_center_crop": false,
+            "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+            "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        }))
+    }
+
+    /// The same as [`Processor::from_file`] from JSON in memory.
     ///
     /// # Errors
     /// [`ProcessorError`], with the field at fault.

@@ -6,7 +6,7 @@
 use super::names::{matches_target, names_in_both, v5_name};
 use super::save::{create_folder, save_text, save_weights};
 use super::{Checkpoint, Classifier, Config, ModelError};
-use crate::nn::{Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
+use crate::nn::{HEAD, Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
 use crate::randomness::Randomness;
 use candle_core::Tensor;
 use serde_json::{Value, json};
@@ -83,7 +83,7 @@ impl AdapterConfig {
         json!({
             "peft_type": "LORA", "base_model_name_or_path": base, "bias": "none", "fan_in_fan_out": false,
             "inference_mode": true, "init_lora_weights": true, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
-            "modules_to_save": ["classifier"], "r": self.rank, "target_modules": targets, "task_type": null,
+            "modules_to_save": [HEAD], "r": self.rank, "target_modules": targets, "task_type": null,
             "use_dora": false, "use_rslora": self.rank_stabilized,
         })
     }
@@ -205,9 +205,7 @@ impl Adapter {
             None => Ok(()),
         }
     }
-}
 
-impl Adapter {
     /// The tensor of a module under its v4 or its v5 name; under both, they must agree.
     fn either(&self, keys: &[String; 2], shape: &[usize]) -> Result<Tensor, ModelError> {
         let file = || self.checkpoint.file().into();
@@ -272,9 +270,6 @@ pub fn attach_new(
     }
     Ok(())
 }
-
-/// The head's module: saved whole, never adapted.
-pub(super) const HEAD: &str = "classifier";
 
 /// That every target means a module of the blocks.
 pub(super) fn check_targets(model: &dyn Classifier, targets: &[String]) -> Result<(), ModelError> {

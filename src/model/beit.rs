@@ -6,7 +6,7 @@
 use super::config::Fields;
 use super::{Classifier, Hidden, ModelError};
 use crate::nn::{
-    Builder, Initialization, LayerNorm, Linear, Parameter, ParameterError, Pass, PatchEmbedding,
+    Builder, HEAD, Initialization, LayerNorm, Linear, Parameter, ParameterError, Pass, PatchEmbedding,
     RelativePositionBias,
 };
 use crate::ops::{self, Attention, RelativePositions};
@@ -188,7 +188,7 @@ impl Beit {
                 .collect::<std::result::Result<_, _>>()?,
             norm: LayerNorm::new(&norm, hidden, config.layer_norm_eps as f32)?,
             mean_pooling: config.use_mean_pooling,
-            classifier: Linear::new(&builder.at("classifier"), hidden, config.num_labels, true, deviation)?,
+            classifier: Linear::new(&builder.at(HEAD), hidden, config.num_labels, true, deviation)?,
         })
     }
 }

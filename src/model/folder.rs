@@ -2,11 +2,11 @@
 //!
 //! Everything that runs or inspects a model opens it here: from a folder on disk, or from files compiled into a program.
 
-use super::adapter::{Adapter, HEAD, merge};
+use super::adapter::{Adapter, merge};
 use super::timm::TimmSource;
 use super::{Architecture, Beit, Checkpoint, Classifier, Config, ModelError};
 use crate::image::Processor;
-use crate::nn::{Builder, Initialization, ParameterError, RandomSource, Source, Trainable};
+use crate::nn::{Builder, HEAD, Initialization, ParameterError, RandomSource, Source, Trainable};
 use crate::randomness::Randomness;
 use candle_core::Tensor;
 use serde_json::Value;
@@ -123,6 +123,20 @@ impl ModelFolder {
             Files::OnDisk => Ok(Processor::from_file(&file)?),
             Files::InMemory(files) => Ok(Processor::from_json(&parse(&file, files.processor)?)?),
         }
+    }
+
+    /// [`ModelFolder::processor`]; for a bare config, as random weights need no more, [`Processor::plain`] of its image size.
+    ///
+    /// # Errors
+    /// If `preprocessor_config.json` is there and cannot be used.
+    pub fn processor_or_plain(&self) -> Result<Processor, ModelError> {
+        let bare = matches!(self.files, Files::OnDisk) && !self.path.join(PROCESSOR).exists();
+        if self.config.timm || !bare {
+            return self.processor();
+        }
+        let (height, width) = self.config.architecture.image_size();
+        tracing::info!(height, width, "no {PROCESSOR}: photos are resized and scaled to -1 … 1");
+        Ok(Processor::plain(height, width)?)
     }
 
     /// Reads the weights and attaches the adapter, unmerged.

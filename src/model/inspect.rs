@@ -2,10 +2,10 @@
 //!
 //! Called by `featherlight inspect` and `featherlight verify`. Counting reads no weights and allocates none.
 
-use super::adapter::{HEAD, check_targets};
+use super::adapter::check_targets;
 use super::names::matches_target;
 use super::{Adapter, AdapterConfig, Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
-use crate::nn::{Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
+use crate::nn::{HEAD, Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
 use candle_core::Tensor;
 use serde_json::{Value, json};
 use std::fmt;
@@ -52,8 +52,7 @@ impl Inspection {
     pub fn adapt(&mut self, rank: usize, targets: &[String]) -> Result<(), ModelError> {
         check_targets(&*self.model, targets)?;
         let linears = self.model.linears();
-        let (head, blocks): (Vec<&Linear>, Vec<&Linear>) =
-            linears.iter().partition(|l| l.name() == "classifier");
+        let (head, blocks): (Vec<&Linear>, Vec<&Linear>) = linears.iter().partition(|l| l.name() == HEAD);
         let matches = |linear: &Linear, target: &String| matches_target(linear.name(), target);
         let low_rank = blocks
             .iter()

@@ -11,7 +11,7 @@ mod relative_position_bias;
 
 pub use layers::{LayerNorm, Linear, LowRank, Weight};
 pub use parameter::{
-    Builder, Initialization, Parameter, ParameterError, RandomSource, ShapeSource, Source, Trainable,
+    Builder, HEAD, Initialization, Parameter, ParameterError, RandomSource, ShapeSource, Source, Trainable,
 };
 pub use pass::{Pass, Training};
 pub use patch_embedding::PatchEmbedding;

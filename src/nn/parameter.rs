@@ -156,6 +156,9 @@ impl Source for ShapeSource {
     }
 }
 
+/// The module that every architecture calls its classification head.
+pub const HEAD: &str = "classifier";
+
 /// Which parameters are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trainable {
@@ -201,7 +204,7 @@ impl<'a> Builder<'a> {
         let tensor = self.source.tensor(&name, shape, initialization)?;
         let trainable = match self.trainable {
             Trainable::None => false,
-            Trainable::Head => name.starts_with("classifier."),
+            Trainable::Head => name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.')),
             Trainable::All => true,
         };
         Parameter::new(name.clone(), tensor, trainable)

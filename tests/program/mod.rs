@@ -17,7 +17,12 @@ pub fn data(path: &str) -> PathBuf {
 
 /// The program with these words, in an environment that says nothing to it.
 pub fn featherlight(words: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    quiet(Path::new(PROGRAM), words)
+}
+
+/// Any program of the project, likewise.
+pub fn quiet(program: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(words);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FEATHERLIGHT_")) {
         command.env_remove(name);

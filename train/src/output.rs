@@ -106,14 +106,13 @@ impl Output {
     /// # Errors
     /// The system's.
     pub fn step(&mut self, step: &Step) -> Result<(), OutputError> {
-        let speed = if step.seconds > 0.0 { step.photos as f64 / step.seconds } else { 0.0 };
         self.line(&json!({
             "step": step.step,
             "epoch": step.epoch,
             "loss": step.loss,
             "lr": step.learning_rate,
             "grad_norm": step.grad_norm,
-            "images_per_second": speed,
+            "images_per_second": step.images_per_second(),
         }))
     }
 

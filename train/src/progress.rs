@@ -61,7 +61,7 @@ impl Progress {
 
     /// An optimiser step was made.
     pub fn stepped(&mut self, step: &Step) {
-        let speed = if step.seconds > 0.0 { step.photos as f64 / step.seconds } else { 0.0 };
+        let speed = step.images_per_second();
         let message = format!("loss {:.4} · lr {:.2e} · {speed:.1} img/s", step.loss, step.learning_rate);
         self.bar.set_position(step.step);
         self.bar.set_message(format!("{message} · "));

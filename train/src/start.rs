@@ -5,11 +5,9 @@
 
 use crate::settings::{FitSettings, Method, StartingWeights};
 use featherlight::image::Processor;
-use featherlight::model::{
-    Architecture, Classifier, Config, Head, ModelError, ModelFolder, attach_new, build,
-};
+use featherlight::model::{Classifier, Config, Head, ModelError, ModelFolder, attach_new, build};
 use featherlight::nn::{RandomSource, Trainable};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// A model ready to be trained.
@@ -39,13 +37,8 @@ pub enum StartError {
         value: f64,
     },
     /// Fresh weights for something else than a whole training.
-    #[error(
-        "--init random trains every parameter: give --method full (method {0} trains almost nothing of a random model)"
-    )]
+    #[error("--init random goes with --method full: {0} would train almost nothing of a random model")]
     RandomNotFull(String),
-    /// A config without an image size that a processor could be made of.
-    #[error("a processor of this image size cannot be made: {0}")]
-    Processor(#[from] featherlight::image::ProcessorError),
 }
 
 impl StartingModel {
@@ -84,7 +77,7 @@ impl StartingModel {
                 let classifier = build(&config, &RandomSource(randomness), trainable).map_err(|source| {
                     ModelError::Parameter { file: folder.path().join("config.json"), source }
                 })?;
-                (classifier, own_or_plain_processor(folder)?)
+                (classifier, folder.processor_or_plain()?)
             }
         };
         if let Method::Lora(adapter) = &settings.method {
@@ -104,21 +97,4 @@ fn refuse_dropout(folder: &ModelFolder) -> Result<(), StartError> {
         }
     }
     Ok(())
-}
-
-/// The folder's processor; for a bare config, squashing to its image size and values from −1 to 1, as BEiT's own.
-fn own_or_plain_processor(folder: &ModelFolder) -> Result<Processor, StartError> {
-    if folder.path().join("preprocessor_config.json").is_file() {
-        return Ok(folder.processor()?);
-    }
-    let Architecture::Beit(beit) = &folder.config().architecture;
-    let (height, width) = beit.image_size;
-    let plain = json!({
-        "image_processor_type": "BeitImageProcessor",
-        "do_resize": true, "size": { "height": height, "width": width }, "resample": 2, "do_center_crop": false,
-        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-    });
-    tracing::info!(height, width, "no preprocessor_config.json: photos are resized and scaled to -1 … 1");
-    Ok(Processor::from_json(&plain)?)
 }

@@ -58,6 +58,13 @@ pub struct Step {
     pub seconds: f64,
 }
 
+impl Step {
+    /// Photos trained on a second, loading included.
+    pub fn images_per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.photos as f64 / self.seconds } else { 0.0 }
+    }
+}
+
 /// Where a run stands after an epoch.
 pub struct EpochEnd<'a> {
     /// Counted from 1.
@@ -127,7 +134,7 @@ impl From<crate::loader::LoaderError> for TrainError {
     }
 }
 
-/// Steps of a run over `photos` photos.
+/// Optimiser steps of a whole run over the photos of `loader`.
 pub fn steps(loader: &Loader, settings: &TrainerSettings) -> u64 {
     steps_of_an_epoch(loader, settings) * settings.epochs
 }
@@ -169,10 +176,10 @@ pub fn train<O: Observer>(
         schedule: schedule.map_err(TrainError::from)?,
         optimizer: AdamW::new(&trained_parameters(model), optimizer, Decayed::Matrices)
             .map_err(TrainError::from)?,
+        steps_an_epoch: steps_of_an_epoch(training, settings).max(1),
         step: 0,
         since: Instant::now(),
     };
-    let steps_an_epoch = steps_of_an_epoch(training, settings).max(1) as f64;
     for epoch in 0..settings.epochs {
         let order = shuffled(settings.randomness, epoch, training.photos());
         let mut batches = training.epoch(epoch, order).map_err(TrainError::from)?;
@@ -186,8 +193,7 @@ pub fn train<O: Observer>(
             if window.is_empty() {
                 break;
             }
-            if let Some(mut step) = run.step(&window, epoch, micro_batch)? {
-                step.epoch = step.step as f64 / steps_an_epoch;
+            if let Some(step) = run.step(&window, epoch, micro_batch)? {
                 observer.stepped(&step)?;
             }
             micro_batch += window.len() as u64;
@@ -216,6 +222,7 @@ struct Run<'a> {
     settings: &'a TrainerSettings,
     schedule: Schedule,
     optimizer: AdamW,
+    steps_an_epoch: u64,
     /// Steps made.
     step: u64,
     /// The end of the step before.
@@ -251,7 +258,8 @@ impl Run<'_> {
         self.optimizer.step(&gradients, learning_rate)?;
         let seconds = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
-        Ok(Some(Step { step: self.step, epoch: 0.0, loss, learning_rate, grad_norm, photos, seconds }))
+        let epoch = self.step as f64 / self.steps_an_epoch as f64;
+        Ok(Some(Step { step: self.step, epoch, loss, learning_rate, grad_norm, photos, seconds }))
     }
 
     /// Weights that left the numbers in the last step, after its loss was found, must not replace good ones.

@@ -31,10 +31,7 @@ pub fn run(arguments: &cli::Bench) -> Result<(), Box<dyn Error>> {
         Subject::Config(config) => {
             let folder = ModelFolder::open(config)?;
             let classifier = build(folder.config(), &RandomSource(Randomness::new(0)), Trainable::None)?;
-            let processor = match folder.processor() {
-                Err(_) if !config.join("preprocessor_config.json").exists() => plain_processor(&folder)?,
-                processor => processor?,
-            };
+            let processor = folder.processor_or_plain()?;
             model(
                 arguments,
                 &folder,
@@ -50,16 +47,6 @@ pub fn run(arguments: &cli::Bench) -> Result<(), Box<dyn Error>> {
             model(arguments, &folder, Subject::Model(path), loaded, processor)
         }
     }
-}
-
-/// What a model folder without a processor gets: photos squeezed to the size its config names.
-fn plain_processor(folder: &ModelFolder) -> Result<Processor, Box<dyn Error>> {
-    let (height, width) = folder.config().architecture.image_size();
-    Ok(Processor::from_json(&json!({
-        "do_resize": true, "size": {"height": height, "width": width}, "resample": 2, "do_center_crop": false,
-        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-    }))?)
 }
 
 fn model(
@@ -115,8 +102,8 @@ fn serve(arguments: &cli::Bench, server: &str) -> Result<(), Box<dyn Error>> {
     let photos = photos.map_or_else(photos::made, Ok)?;
     let setup = load::Setup {
         server,
-        api_key: arguments.api_key.as_deref(),
-        concurrency: arguments.concurrency as usize,
+        api_key: arguments.calls.api_key.as_deref(),
+        concurrency: arguments.calls.concurrency as usize,
         time: arguments.seconds,
     };
     let figures = load::measure(&setup, &photos)?;

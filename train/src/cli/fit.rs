@@ -8,6 +8,7 @@ use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, CropScale, Variation};
 use featherlight_train::schedule::Decay;
 use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validation};
+use featherlight_train::start::StartError;
 use featherlight_train::trainer::TrainerSettings;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -153,10 +154,8 @@ impl Fit {
     /// Flags that contradict each other, in words for the person who typed them.
     pub fn settings(self) -> Result<FitSettings, String> {
         if self.init == Init::Random && self.method != MethodName::Full {
-            return Err(
-                "--init random goes with --method full: adapters or a head on random weights learn nothing"
-                    .to_owned(),
-            );
+            let method = self.lora.method(self.method)?;
+            return Err(StartError::RandomNotFull(method.to_string()).to_string());
         }
         Ok(FitSettings {
             validation: match (self.val, self.val_split) {
