@@ -10,6 +10,7 @@
 
 mod attention;
 mod cross_entropy;
+pub mod device;
 mod dropout;
 mod gelu;
 mod layer_norm;

@@ -1,0 +1,217 @@
+//! Which device computes, and in what number format: what a person may ask for, what the machine has, and where a model's
+//! weights go.
+//!
+//! The programs parse a [`DeviceRequest`] and a [`PrecisionRequest`], list what answers to them ([`DeviceRequest::find`]),
+//! and hand a [`DeviceInfo`] to whoever will use that device; only there, on the thread that computes, is it opened
+//! ([`DeviceInfo::place`]). Listing asks the driver and allocates nothing.
+
+#[cfg(feature = "cuda")]
+mod cuda;
+mod fault;
+#[cfg(feature = "cuda")]
+mod libraries;
+mod request;
+
+pub use fault::Fault;
+pub use request::{DeviceRequest, Found, PrecisionRequest};
+
+use candle_core::{DType, Device};
+use std::fmt;
+
+/// Why a device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A CUDA device is asked for, and this build has no CUDA in it.
+    #[error(
+        "{wanted}: this build runs on the CPU alone; build it with `--features cuda`, or use --device cpu"
+    )]
+    NotBuilt {
+        /// The device asked for.
+        wanted: String,
+    },
+    /// The driver, or a library of CUDA, is not on this machine.
+    #[error("CUDA cannot be used here: {reason}")]
+    NoCuda {
+        /// What is missing.
+        reason: String,
+    },
+    /// No such device.
+    #[error("cuda:{wanted}: no such device; this machine has {known}")]
+    Unknown {
+        /// The number asked for.
+        wanted: usize,
+        /// The devices there are.
+        known: String,
+    },
+    /// A number format that the device does not compute in.
+    #[error(
+        "{device} ({name}, compute capability {major}.{minor}) does not compute in bf16; use --dtype f16 or f32"
+    )]
+    NoBf16 {
+        /// `cuda:N`.
+        device: String,
+        /// The product's name.
+        name: String,
+        /// Of the compute capability.
+        major: u32,
+        /// Of the compute capability.
+        minor: u32,
+    },
+    /// The device is there and fails.
+    #[error("{device} cannot be opened: {reason}")]
+    Failed {
+        /// `cuda:N`.
+        device: String,
+        /// What the driver says.
+        reason: String,
+    },
+}
+
+/// A number format that models compute in. Weights are stored in it; softmax, norms and losses accumulate in f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floating point.
+    F32,
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 16 bits, 10 of them after the point.
+    F16,
+}
+
+impl Precision {
+    /// As flags, `/info` and metrics show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// candle's name of it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Memory of a device, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Not taken by anybody.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// A device of this machine, described and not yet opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceInfo {
+    /// The processor.
+    Cpu,
+    /// A CUDA device.
+    Cuda(CudaInfo),
+}
+
+/// What the driver says of a CUDA device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaInfo {
+    /// Its number, N of `cuda:N`.
+    pub ordinal: usize,
+    /// The product's name.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub compute_capability: (u32, u32),
+    /// Memory, bytes.
+    pub total_memory: u64,
+}
+
+impl DeviceInfo {
+    /// `cpu` or `cuda:N`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu => "cpu".to_owned(),
+            Self::Cuda(cuda) => format!("cuda:{}", cuda.ordinal),
+        }
+    }
+
+    /// What the driver says of it, where it is a CUDA device.
+    pub fn cuda(&self) -> Option<&CudaInfo> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda(cuda) => Some(cuda),
+        }
+    }
+
+    /// Opens the device, on the calling thread, for weights in `precision`.
+    ///
+    /// # Errors
+    /// If the driver cannot.
+    pub fn place(&self, precision: Precision) -> Result<Placement, DeviceError> {
+        let device = match self {
+            Self::Cpu => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(info) => cuda::open(info)?,
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => return Err(DeviceError::NotBuilt { wanted: self.name() }),
+        };
+        Ok(Placement { device, dtype: precision.dtype() })
+    }
+
+    /// Its memory at this moment; `None` for the CPU, or where the driver does not say. The device must have been opened.
+    pub fn memory(&self) -> Option<Memory> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(info) => cuda::memory(info),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(CudaInfo { ordinal, name, compute_capability: (major, minor), total_memory }) => {
+                let gib = *total_memory as f64 / f64::from(1 << 30);
+                write!(f, "cuda:{ordinal} ({name}, compute capability {major}.{minor}, {gib:.1} GiB)")
+            }
+        }
+    }
+}
+
+/// Every CUDA device that this build and this machine have.
+///
+/// # Errors
+/// If the build has no CUDA in it, or the driver or a library is missing.
+pub fn cuda_devices() -> Result<Vec<CudaInfo>, DeviceError> {
+    #[cfg(feature = "cuda")]
+    return cuda::list();
+    #[cfg(not(feature = "cuda"))]
+    Err(DeviceError::NotBuilt { wanted: "cuda".to_owned() })
+}
+
+/// Where a model's weights lie, and what it computes in.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// candle's handle of the opened device.
+    pub device: Device,
+    /// The compute format. Frozen weights are stored in it; trained ones are stored in f32 and cast where they are used.
+    pub dtype: DType,
+}
+
+impl Placement {
+    /// The CPU in f32.
+    pub const CPU: Self = Self { device: Device::Cpu, dtype: DType::F32 };
+}
