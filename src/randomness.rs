@@ -70,6 +70,13 @@ fn finalise(mut word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
+/// Number `index` of the sequence of `key`, uniform in [0, 1), a multiple of 2⁻²⁴: SplitMix64 (Steele et al. 2014) entered
+/// anywhere, for places that draw many numbers and want them in any order.
+pub fn indexed_uniform(key: u64, index: u64) -> f32 {
+    let word = finalise(key.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA)));
+    (word >> 40) as f32 * (1.0 / (1u64 << 24) as f32)
+}
+
 /// The numbers of one use, in a fixed order (xoshiro256++).
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -79,6 +86,11 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// 64 uniform bits.
+    pub fn word(&mut self) -> u64 {
+        self.generator.next_u64()
+    }
+
     /// Uniform in [0, 1), a multiple of 2⁻²⁴.
     pub fn uniform(&mut self) -> f32 {
         (self.generator.next_u64() >> 40) as f32 * (1.0 / (1u64 << 24) as f32)

@@ -5,6 +5,7 @@
 use candle_core::{Device, Tensor};
 use featherlight::model::{Adapter, Classifier, ModelFolder, merge, save_adapter};
 use featherlight::nn::{Pass, Trainable};
+use featherlight::ops::device::Placement;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -21,7 +22,7 @@ fn base(folder: &Path) -> ModelFolder {
 }
 
 fn load(folder: &ModelFolder) -> Box<dyn Classifier> {
-    folder.load(Trainable::None).unwrap_or_else(|e| panic!("{e}"))
+    folder.load(Trainable::None, &Placement::CPU).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn difference(model: &dyn Classifier, pixel_values: &Tensor, want: &Tensor) -> f32 {
@@ -79,7 +80,9 @@ fn an_adapter_of_another_model_is_refused_with_the_tensor_and_both_shapes() {
     std::fs::write(folder.path().join("adapter_config.json"), config.replace("\"r\": 4", "\"r\": 5"))
         .expect("write");
     let model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/beit-tiny"));
-    let mut model = model.and_then(|folder| folder.load(Trainable::None)).unwrap_or_else(|e| panic!("{e}"));
+    let mut model = model
+        .and_then(|folder| folder.load(Trainable::None, &Placement::CPU))
+        .unwrap_or_else(|e| panic!("{e}"));
     let adapter = Adapter::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
     let message = adapter.attach(&mut *model, Trainable::None).expect_err("another rank").to_string();
     for part in ["adapter_model.safetensors", "lora_A.weight", "[4, 48]", "[5, 48]"] {

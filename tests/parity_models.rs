@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use featherlight::model::{Classifier, ModelError, ModelFolder};
 use featherlight::nn::{Pass, Trainable};
 use featherlight::ops::cross_entropy;
+use featherlight::ops::device::Placement;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,7 @@ fn expected(folder: &Path, name: &str) -> Option<Tensors> {
 
 fn load(folder: &Path, trainable: Trainable) -> Option<Box<dyn Classifier>> {
     match ModelFolder::open(folder) {
-        Ok(opened) => Some(opened.load(trainable).unwrap_or_else(|e| panic!("{e}"))),
+        Ok(opened) => Some(opened.load(trainable, &Placement::CPU).unwrap_or_else(|e| panic!("{e}"))),
         Err(ModelError::Architecture { found, .. }) => {
             println!("{}: architecture {found} is not built yet", folder.display());
             None

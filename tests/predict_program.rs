@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use featherlight::image::DecodeLimits;
 use featherlight::model::{LoadedModel, ModelFolder, Photo};
+use featherlight::ops::device::Placement;
 use program::{Said, Served, data, featherlight, run};
 use tempfile::TempDir;
 
@@ -111,7 +112,7 @@ fn scores_are_the_softmax_of_the_model_s_own_logits() {
     let bytes = std::fs::read(&photo).expect("the photo");
     let pixels =
         folder.processor().expect("a processor").prepare(&bytes, &DecodeLimits::default()).expect("pixels");
-    let loaded = LoadedModel::load(&folder).expect("weights");
+    let loaded = LoadedModel::load(&folder, &Placement::CPU).expect("weights");
     let logits = loaded.logits(&[Photo::Pixels(&pixels)]).expect("logits").remove(0);
     let sum: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
     let (best, logit) =

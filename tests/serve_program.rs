@@ -6,6 +6,7 @@ mod program;
 
 use featherlight::image::DecodeLimits;
 use featherlight::model::{LoadedModel, ModelFolder, Photo};
+use featherlight::ops::device::Placement;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -29,7 +30,7 @@ fn a_photo_posted_to_a_served_model_gets_the_model_s_own_logits_and_sigterm_ends
     let bytes = std::fs::read(&photo).expect("the photo");
     let processor = folder.processor().expect("a processor");
     let pixels = processor.prepare(&bytes, &DecodeLimits::default()).expect("pixels");
-    let loaded = LoadedModel::load(&folder).expect("weights");
+    let loaded = LoadedModel::load(&folder, &Placement::CPU).expect("weights");
     let logits = loaded.logits(&[Photo::Pixels(&pixels)]).expect("logits").remove(0);
     let predictions = answer["predictions"].as_array().expect("predictions");
     assert_eq!(predictions.len(), logits.len());

@@ -2,6 +2,7 @@
 
 use crate::{cli, demo};
 use featherlight::model::{self, Inspection, ModelFolder};
+use featherlight::ops::device::Placement;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Box<dyn Error>> {
 /// If a folder or the file cannot be read.
 pub fn verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
-    let difference = model::verify(&folder, &arguments.expected)?;
+    let difference = model::verify(&folder, &arguments.expected, &Placement::CPU)?;
     // Written so that a NaN fails.
     let within = difference <= arguments.tolerance;
     let cli::Compute { device, dtype } = arguments.compute;

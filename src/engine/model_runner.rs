@@ -6,6 +6,7 @@
 use super::{ModelSpec, Prepare, Prepared, Runner, RunnerError, RunnerFactory};
 use crate::image::{DecodeLimits, Processor};
 use crate::model::{LoadedModel, ModelFolder, Photo};
+use crate::ops::device::Placement;
 use std::sync::Arc;
 
 struct ModelRunner(LoadedModel);
@@ -25,7 +26,7 @@ impl Runner for ModelRunner {
 
 /// A factory that loads `folder` (and merges its adapter) on the device's thread.
 pub fn model_runner(folder: ModelFolder) -> RunnerFactory {
-    Box::new(move || match LoadedModel::load(&folder) {
+    Box::new(move || match LoadedModel::load(&folder, &Placement::CPU) {
         Ok(model) => Ok(Box::new(ModelRunner(model))),
         Err(error) => Err(RunnerError::Device(error.to_string())),
     })

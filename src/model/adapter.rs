@@ -7,8 +7,9 @@ use super::names::{matches_target, names_in_both, v5_name};
 use super::save::{create_folder, save_text, save_weights};
 use super::{Checkpoint, Classifier, Config, ModelError};
 use crate::nn::{HEAD, Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
+use crate::ops::device::Placement;
 use crate::randomness::Randomness;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -172,15 +173,15 @@ impl Adapter {
         for (layer, linear) in model.linears_mut().into_iter().enumerate() {
             let name = linear.name().to_owned();
             let keys = |own: &str| [name.clone(), v5_name(&name)].map(|name| format!("{PREFIX}{name}.{own}"));
+            let Weight::Dense(weight) = &linear.weight;
+            let (shape, placement) = (weight.tensor().dims().to_vec(), weight.placement());
             let has = |own: &str| keys(own).iter().any(|key| self.checkpoint.has(key));
             let mut read = |own: &str, shape: &[usize]| {
                 // A tensor may stand under both names (see `save`).
                 keys(own).iter().for_each(|key| _ = unused.remove(key));
                 let tensor = self.either(&keys(own), shape)?;
-                parameter(&format!("{name}.{own}"), tensor, train).map_err(failed)
+                parameter(&format!("{name}.{own}"), tensor, train, &placement).map_err(failed)
             };
-            let Weight::Dense(weight) = &linear.weight;
-            let shape = weight.tensor().dims().to_vec();
             if has("lora_A.weight") || has("lora_B.weight") {
                 linear.adapter = Some(LowRank {
                     down: read("lora_A.weight", &[self.config.rank, shape[1]])?,
@@ -251,10 +252,12 @@ pub fn attach_new(
         }
         let Weight::Dense(weight) = &linear.weight;
         let (outputs, inputs) = (weight.tensor().dims()[0], weight.tensor().dims()[1]);
+        let placement = weight.placement();
         let fresh = |own: &str, shape: [usize; 2], initialization: Initialization| {
             let name = format!("{name}.{own}");
-            let tensor = initialization.tensor(randomness, &name, &shape, weight.tensor().device());
-            tensor.and_then(|tensor| Parameter::new(name.clone(), tensor, true)).map_err(|source| {
+            let tensor = initialization.tensor(randomness, &name, &shape);
+            let placed = tensor.and_then(|tensor| Parameter::new(name.clone(), tensor, true, &placement));
+            placed.map_err(|source| {
                 let source = ParameterError::Unreadable { name: name.clone(), source };
                 ModelError::Parameter { file: "adapter".into(), source }
             })
@@ -289,21 +292,35 @@ fn below_block(name: &str) -> String {
     parts[block.map_or(0, |index| index + 1)..].join(".")
 }
 
-fn parameter(name: &str, tensor: Tensor, trainable: bool) -> Result<Parameter, ParameterError> {
-    Parameter::new(name.to_owned(), tensor, trainable)
+fn parameter(
+    name: &str,
+    tensor: Tensor,
+    trainable: bool,
+    placement: &Placement,
+) -> Result<Parameter, ParameterError> {
+    Parameter::new(name.to_owned(), tensor, trainable, placement)
         .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
 }
 
-/// Adds every adapter's `scale · B · A` to its weight, in f32, and detaches it.
+/// Adds every adapter's `scale · B · A` to its weight and detaches it. The model must lie in f32: a sum rounded to fewer bits
+/// would be another model than the adapter's.
 ///
 /// # Errors
-/// candle's.
+/// candle's; or where the weights are not f32.
 pub fn merge(model: &mut dyn Classifier) -> candle_core::Result<()> {
     for linear in model.linears_mut() {
         let Some(adapter) = linear.adapter.take() else { continue };
         let Weight::Dense(weight) = &linear.weight;
+        if weight.tensor().dtype() != DType::F32 {
+            candle_core::bail!(
+                "`{}` is stored in {:?}: merging needs f32",
+                weight.name(),
+                weight.tensor().dtype()
+            )
+        }
         let merged = (weight.tensor() + adapter.delta()?)?.detach();
-        linear.weight = Weight::Dense(Parameter::new(weight.name().to_owned(), merged, false)?);
+        let placement = weight.placement();
+        linear.weight = Weight::Dense(Parameter::new(weight.name().to_owned(), merged, false, &placement)?);
     }
     Ok(())
 }

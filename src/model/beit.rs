@@ -10,7 +10,7 @@ use crate::nn::{
     RelativePositionBias,
 };
 use crate::ops::{self, Attention, RelativePositions};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use serde_json::{Value, json};
 
 /// The sizes of a BEiT, with transformers' names and defaults.
@@ -254,11 +254,11 @@ impl Layer {
         let context = self.attend(&self.layernorm_before.forward(x)?, hidden.grid, pass)?;
         let y = self.attention_output.forward(&context, pass)?;
         let dropped = pass.drop_path(self.drop_path, batch, 2 * self.index);
-        let x = ops::residual(x, &y, self.lambda_1.as_ref().map(Parameter::tensor), dropped)?;
+        let x = ops::residual(x, &y, scale(&self.lambda_1)?.as_ref(), dropped)?;
         let y = self.intermediate.forward(&self.layernorm_after.forward(&x)?, pass)?;
         let y = self.output.forward(&ops::gelu(&y)?, pass)?;
         let dropped = pass.drop_path(self.drop_path, batch, 2 * self.index + 1);
-        ops::residual(&x, &y, self.lambda_2.as_ref().map(Parameter::tensor), dropped)
+        ops::residual(&x, &y, scale(&self.lambda_2)?.as_ref(), dropped)
     }
 
     fn attend(&self, x: &Tensor, (height, width): (usize, usize), pass: &Pass) -> Result<Tensor> {
@@ -290,11 +290,15 @@ impl Layer {
     }
 }
 
+fn scale(lambda: &Option<Parameter>) -> Result<Option<Tensor>> {
+    lambda.as_ref().map(Parameter::value).transpose()
+}
+
 impl Classifier for Beit {
     fn embed(&self, pixel_values: &Tensor, _: &Pass) -> Result<Hidden> {
         let (patches, grid) = self.patch_embedding.forward(pixel_values)?;
         let (batch, _, hidden) = patches.dims3()?;
-        let cls = self.cls_token.tensor().broadcast_as((batch, 1, hidden))?;
+        let cls = self.cls_token.value()?.broadcast_as((batch, 1, hidden))?;
         Ok(Hidden { states: Tensor::cat(&[&cls, &patches], 1)?, grid })
     }
 
@@ -312,11 +316,12 @@ impl Classifier for Beit {
     fn head(&self, hidden: &Hidden, pass: &Pass) -> Result<Tensor> {
         let states = &hidden.states;
         let pooled = if self.mean_pooling {
-            self.norm.forward(&states.narrow(1, 1, states.dim(1)? - 1)?.mean(1)?)?
+            let patches = states.narrow(1, 1, states.dim(1)? - 1)?;
+            self.norm.forward(&patches.to_dtype(DType::F32)?.mean(1)?.to_dtype(states.dtype())?)?
         } else {
             self.norm.forward(&states.narrow(1, 0, 1)?.squeeze(1)?)?
         };
-        self.classifier.forward(&pooled, pass)
+        self.classifier.forward(&pooled, pass)?.to_dtype(DType::F32)
     }
 
     fn parameters(&self) -> Vec<&Parameter> {

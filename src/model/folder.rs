@@ -7,10 +7,12 @@ use super::timm::TimmSource;
 use super::{Architecture, Beit, Checkpoint, Classifier, Config, ModelError};
 use crate::image::Processor;
 use crate::nn::{Builder, HEAD, Initialization, ParameterError, RandomSource, Source, Trainable};
+use crate::ops::device::Placement;
 use crate::randomness::Randomness;
 use candle_core::Tensor;
 use serde_json::Value;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Name of the settings of photo preparation in a model folder.
@@ -143,12 +145,16 @@ impl ModelFolder {
     ///
     /// # Errors
     /// If they are missing, damaged, or do not fit the config; names file, tensor and shapes.
-    pub fn load(&self, trainable: Trainable) -> Result<Box<dyn Classifier>, ModelError> {
-        let whole = || self.read(|source| build(&self.config, source, trainable));
+    pub fn load(
+        &self,
+        trainable: Trainable,
+        placement: &Placement,
+    ) -> Result<Box<dyn Classifier>, ModelError> {
+        let whole = || self.read(|source| build(&self.config, source, trainable, placement));
         let Some(adapter) = &self.adapter else { return whole() };
         let mut model = if adapter.has_head() {
             // A head that the adapter replaces may have any size in the model's own file.
-            self.load_for(&self.config, trainable, Randomness::new(0))?.0
+            self.load_for(&self.config, trainable, Randomness::new(0), placement)?.0
         } else {
             whole()?
         };
@@ -156,17 +162,21 @@ impl ModelFolder {
         Ok(model)
     }
 
-    /// Reads the weights for inference, the adapter merged into them.
+    /// Reads the weights for inference, the adapter merged into them: in f32 and on the CPU, before they go to their place.
     ///
     /// # Errors
     /// Those of [`ModelFolder::load`].
-    pub fn load_merged(&self) -> Result<Box<dyn Classifier>, ModelError> {
-        let mut classifier = self.load(Trainable::None)?;
+    pub fn load_merged(&self, placement: &Placement) -> Result<Box<dyn Classifier>, ModelError> {
+        if self.adapter.is_none() {
+            return self.load(Trainable::None, placement);
+        }
+        let mut classifier = self.load(Trainable::None, &Placement::CPU)?;
         merge(&mut *classifier).map_err(|error| ModelError::Damaged {
             file: self.path().into(),
             problem: format!("the adapter cannot be merged: {error}"),
         })?;
-        Ok(classifier)
+        build(&self.config, &InMemory::of(&*classifier), Trainable::None, placement)
+            .map_err(|source| ModelError::Parameter { file: self.path().into(), source })
     }
 
     /// Reads the weights for a model with the labels of `config`; a head that is missing or has another size is replaced
@@ -179,10 +189,11 @@ impl ModelFolder {
         config: &Config,
         trainable: Trainable,
         randomness: Randomness,
+        placement: &Placement,
     ) -> Result<(Box<dyn Classifier>, Head), ModelError> {
         self.read(|source| {
             let source = ReplacedHead { source, fresh: RandomSource(randomness), replaced: Cell::new(false) };
-            let model = build(config, &source, trainable)?;
+            let model = build(config, &source, trainable, placement)?;
             let head = if source.replaced.get() { Head::Fresh } else { Head::Kept };
             Ok((model, head))
         })
@@ -238,11 +249,29 @@ impl Source for ReplacedHead<'_> {
     }
 }
 
+/// The parameters of a model that is there already.
+struct InMemory(HashMap<String, Tensor>);
+
+impl InMemory {
+    fn of(model: &dyn Classifier) -> Self {
+        let entry =
+            |parameter: &crate::nn::Parameter| (parameter.name().to_owned(), parameter.tensor().clone());
+        Self(model.parameters().into_iter().map(entry).collect())
+    }
+}
+
+impl Source for InMemory {
+    fn tensor(&self, name: &str, shape: &[usize], _: Initialization) -> Result<Tensor, ParameterError> {
+        let missing = || ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() };
+        self.0.get(name).cloned().ok_or_else(missing)
+    }
+}
+
 fn parse(file: &Path, bytes: &[u8]) -> Result<Value, ModelError> {
     serde_json::from_slice(bytes).map_err(|source| ModelError::Json { file: file.into(), source })
 }
 
-/// The classifier of a config, its tensors from `source`: a checkpoint, random values, or shapes alone.
+/// The classifier of a config at `placement`, its tensors from `source`: a checkpoint, random values, or shapes alone.
 ///
 /// # Errors
 /// If the source lacks a tensor, or one has another shape.
@@ -250,9 +279,11 @@ pub fn build(
     config: &Config,
     source: &dyn Source,
     trainable: Trainable,
+    placement: &Placement,
 ) -> Result<Box<dyn Classifier>, ParameterError> {
+    let builder = Builder::new(source, trainable, placement);
     match &config.architecture {
-        Architecture::Beit(beit) => Ok(Box::new(Beit::new(&Builder::new(source, trainable), beit)?)),
+        Architecture::Beit(beit) => Ok(Box::new(Beit::new(&builder, beit)?)),
     }
 }
 
@@ -274,7 +305,10 @@ mod tests {
         let in_memory = ModelFolder::from_files(TINY).expect("the files");
         assert_eq!((on_disk.name(), in_memory.name()), ("beit-tiny".to_owned(), "tiny".to_owned()));
         assert_eq!(on_disk.processor().expect("a processor"), in_memory.processor().expect("a processor"));
-        let (left, right) = (on_disk.load(Trainable::None), in_memory.load(Trainable::None));
+        let (left, right) = (
+            on_disk.load(Trainable::None, &Placement::CPU),
+            in_memory.load(Trainable::None, &Placement::CPU),
+        );
         let (left, right) = (left.expect("weights"), right.expect("weights"));
         assert_eq!(left.parameters().len(), right.parameters().len());
         for (left, right) in left.parameters().into_iter().zip(right.parameters()) {
@@ -289,7 +323,8 @@ mod tests {
     #[test]
     fn damaged_files_in_memory_are_refused_by_the_name_they_would_have_in_a_folder() {
         let cut = ModelFiles { weights: &TINY.weights[..100_000], ..TINY };
-        let error = ModelFolder::from_files(cut).and_then(|folder| folder.load(Trainable::None));
+        let error =
+            ModelFolder::from_files(cut).and_then(|folder| folder.load(Trainable::None, &Placement::CPU));
         let error = error.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("tiny/model.safetensors") && error.contains("cut short"), "{error}");
         let error = ModelFolder::from_files(ModelFiles { config: b"{", ..TINY }).err();

@@ -6,6 +6,7 @@ use super::adapter::check_targets;
 use super::names::matches_target;
 use super::{Adapter, AdapterConfig, Checkpoint, Classifier, Config, ModelError, ModelFolder, build};
 use crate::nn::{HEAD, Initialization, Linear, ParameterError, Pass, ShapeSource, Source, Trainable, Weight};
+use crate::ops::device::Placement;
 use candle_core::Tensor;
 use serde_json::{Value, json};
 use std::fmt;
@@ -27,7 +28,7 @@ impl Inspection {
     /// # Errors
     /// If the shapes cannot be laid out.
     pub fn of(config: &Config) -> Result<Self, ModelError> {
-        let model = build(config, &ShapeSource, Trainable::None)
+        let model = build(config, &ShapeSource, Trainable::None, &Placement::CPU)
             .map_err(|source| ModelError::Parameter { file: "config.json".into(), source })?;
         let parameters = model.parameters().iter().map(|parameter| parameter.tensor().elem_count()).sum();
         let architecture = config.architecture.name();
@@ -135,12 +136,12 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// The largest difference between the logits of `expected` and the model's for its `pixel_values`, its adapter merged; NaN where
-/// either is NaN.
+/// The largest difference between the logits of `expected` and those that the model gives at `placement` for its
+/// `pixel_values`, its adapter merged; NaN where either is NaN.
 ///
 /// # Errors
 /// If the model cannot be loaded, or the file lacks a tensor or has one of another shape.
-pub fn verify(folder: &ModelFolder, expected: &Path) -> Result<f32, ModelError> {
+pub fn verify(folder: &ModelFolder, expected: &Path, placement: &Placement) -> Result<f32, ModelError> {
     let reference = Checkpoint::open_safetensors(expected)?;
     let damaged = |problem: String| ModelError::Damaged { file: expected.into(), problem };
     let tensor = |name: &str| {
@@ -149,8 +150,10 @@ pub fn verify(folder: &ModelFolder, expected: &Path) -> Result<f32, ModelError> 
         reference.tensor(name, &shape, Initialization::Constant(0.0)).map_err(unreadable)
     };
     let (pixel_values, want) = (tensor("pixel_values")?, tensor("logits")?);
-    let model = folder.load_merged()?;
-    let logits = model.forward(&pixel_values, &Pass::Eval).map_err(|error| damaged(error.to_string()))?;
+    let model = folder.load_merged(placement)?;
+    let logits =
+        pixel_values.to_device(&placement.device).and_then(|values| model.forward(&values, &Pass::Eval));
+    let logits = logits.map_err(|error| damaged(error.to_string()))?;
     if logits.dims() != want.dims() {
         return Err(damaged(format!(
             "logits have shape {:?}, the model gives {:?}",

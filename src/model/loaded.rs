@@ -4,6 +4,7 @@ use super::{Classifier, ModelError, ModelFolder};
 use crate::image::{Normalization, Pixels, Processor};
 use crate::nn::Pass;
 use crate::ops;
+use crate::ops::device::Placement;
 use candle_core::{Device, Result, Tensor};
 
 /// A photo as the model takes it.
@@ -17,25 +18,27 @@ pub enum Photo<'a> {
 /// A classifier in inference, an adapter merged into it.
 pub struct LoadedModel {
     classifier: Box<dyn Classifier>,
+    device: Device,
     normalization: Normalization,
     height: usize,
     width: usize,
 }
 
 impl LoadedModel {
-    /// Reads the weights of `folder` and merges its adapter into them.
+    /// Reads the weights of `folder`, merges its adapter into them and brings them to `placement`.
     ///
     /// # Errors
     /// If weights, processor or adapter cannot be read or do not fit.
-    pub fn load(folder: &ModelFolder) -> std::result::Result<Self, ModelError> {
+    pub fn load(folder: &ModelFolder, placement: &Placement) -> std::result::Result<Self, ModelError> {
         let processor = folder.processor()?;
-        Ok(Self::new(folder.load_merged()?, &processor))
+        Ok(Self::new(folder.load_merged(placement)?, &processor))
     }
 
     /// A classifier that is there already, fed with what `processor` makes of photos.
     pub fn new(classifier: Box<dyn Classifier>, processor: &Processor) -> Self {
         let (height, width) = processor.output_size();
-        Self { classifier, normalization: processor.normalization(), height, width }
+        let device = classifier.placement().device;
+        Self { classifier, device, normalization: processor.normalization(), height, width }
     }
 
     /// Raw logits of each photo, in order, one value a label.
@@ -52,13 +55,13 @@ impl LoadedModel {
             })
             .collect();
         let normalize =
-            |levels: &[&[u8]]| ops::normalize(levels, height, width, &self.normalization, &Device::Cpu);
+            |levels: &[&[u8]]| ops::normalize(levels, height, width, &self.normalization, &self.device);
         let batch = if levels.len() == photos.len() {
             normalize(&levels)?
         } else {
             let each = photos.iter().map(|photo| match photo {
                 Photo::Pixels(pixels) => normalize(&[pixels.data()]),
-                Photo::Tensor(values) => Tensor::from_slice(values, (1, 3, height, width), &Device::Cpu),
+                Photo::Tensor(values) => Tensor::from_slice(values, (1, 3, height, width), &self.device),
             });
             Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?
         };

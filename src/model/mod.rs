@@ -27,6 +27,7 @@ pub use names::{matches_target, v5_name};
 pub use save::{create_folder, save_model, save_tensors, save_text};
 
 use crate::nn::{Linear, Parameter, Pass};
+use crate::ops::device::Placement;
 use candle_core::{Result, Tensor};
 
 /// What travels from block to block.
@@ -40,7 +41,7 @@ pub struct Hidden {
 
 /// An image classifier, cut so that a trainer can run and differentiate it block by block.
 pub trait Classifier: Send {
-    /// `pixel_values` `[batch, 3, height, width]`, normalised → the first block's input.
+    /// `pixel_values` `[batch, 3, height, width]`, normalised, on the model's device → the first block's input.
     ///
     /// # Errors
     /// If the photo's shape does not fit the model.
@@ -55,7 +56,7 @@ pub trait Classifier: Send {
     /// If there is no such block, or the states do not fit.
     fn block(&self, index: usize, hidden: &Hidden, pass: &Pass) -> Result<Hidden>;
 
-    /// The last block's output → logits `[batch, labels]`.
+    /// The last block's output → logits `[batch, labels]`, f32.
     ///
     /// # Errors
     /// If the states do not fit.
@@ -70,7 +71,12 @@ pub trait Classifier: Send {
     /// Every linear map, in the order of [`Classifier::linears_mut`].
     fn linears(&self) -> Vec<&Linear>;
 
-    /// The whole forward pass: logits `[batch, labels]`.
+    /// Where the model lies, and what it computes in.
+    fn placement(&self) -> Placement {
+        self.parameters().first().map_or(Placement::CPU, |parameter| parameter.placement())
+    }
+
+    /// The whole forward pass: logits `[batch, labels]`, f32.
     ///
     /// # Errors
     /// Those of the parts.

@@ -73,14 +73,15 @@ impl Linear {
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let Weight::Dense(weight) = &self.weight;
-        let y = ops::linear(x, weight.tensor(), self.bias.as_ref().map(Parameter::tensor))?;
+        let bias = self.bias.as_ref().map(Parameter::value).transpose()?;
+        let y = ops::linear(x, &weight.value()?, bias.as_ref())?;
         let Some(adapter) = &self.adapter else { return Ok(y) };
         let dropped = match pass.dropout(adapter.layer).filter(|_| adapter.dropout > 0.0) {
             Some(stream) => ops::dropout(x, adapter.dropout, stream)?,
             None => x.clone(),
         };
-        let low = ops::linear(&dropped, adapter.down.tensor(), None)?;
-        let delta = ops::linear(&low, adapter.up.tensor(), None)?;
+        let low = ops::linear(&dropped, &adapter.down.value()?, None)?;
+        let delta = ops::linear(&low, &adapter.up.value()?, None)?;
         ops::residual(&y, &delta, None, Residual::Constant(adapter.scale))
     }
 
@@ -126,7 +127,7 @@ impl LayerNorm {
     /// # Errors
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, self.weight.tensor(), self.bias.tensor(), self.eps)
+        ops::layer_norm(x, &self.weight.value()?, &self.bias.value()?, self.eps)
     }
 
     /// Its parameters, in order.

@@ -3,6 +3,7 @@
 //! A [`Builder`] walks the architecture's names and asks a [`Source`] for each tensor: a checkpoint, fresh random values, or
 //! shapes alone (to count). Which parameters are trained is decided by name, here, once.
 
+use crate::ops::device::Placement;
 use crate::randomness::{Purpose, Randomness};
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -11,16 +12,27 @@ use candle_core::{DType, Device, Tensor, Var};
 pub struct Parameter {
     name: String,
     tensor: Tensor,
+    /// What layers compute in; a trained parameter is stored in f32 all the same.
+    compute: DType,
 }
 
 impl Parameter {
-    /// A parameter with these values; a trained one becomes a candle variable, whose value the optimiser replaces.
+    /// A parameter with these values, moved to its place; a trained one becomes a candle variable, whose value the optimiser
+    /// replaces.
     ///
     /// # Errors
-    /// If the variable cannot be allocated.
-    pub fn new(name: String, tensor: Tensor, trainable: bool) -> candle_core::Result<Self> {
+    /// If the device has no room for it.
+    pub fn new(
+        name: String,
+        tensor: Tensor,
+        trainable: bool,
+        placement: &Placement,
+    ) -> candle_core::Result<Self> {
+        let stored = if trainable { DType::F32 } else { placement.dtype };
+        // Narrowed first: fewer bytes travel.
+        let tensor = tensor.to_dtype(stored)?.to_device(&placement.device)?;
         let tensor = if trainable { Var::from_tensor(&tensor)?.into_inner() } else { tensor };
-        Ok(Self { name, tensor })
+        Ok(Self { name, tensor, compute: placement.dtype })
     }
 
     /// The name in a checkpoint, as transformers v4 writes it.
@@ -28,9 +40,22 @@ impl Parameter {
         &self.name
     }
 
-    /// The values.
+    /// The values as they are stored: f32 where they are trained, else the compute format.
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
+    }
+
+    /// The values in the compute format, with their gradient: what layers work with.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn value(&self) -> candle_core::Result<Tensor> {
+        self.tensor.to_dtype(self.compute)
+    }
+
+    /// Where it lies, and what layers compute in.
+    pub fn placement(&self) -> Placement {
+        Placement { device: self.tensor.device().clone(), dtype: self.compute }
     }
 
     /// Whether gradients are computed for it.
@@ -86,13 +111,7 @@ impl Initialization {
     ///
     /// # Errors
     /// If the tensor cannot be allocated.
-    pub fn tensor(
-        self,
-        randomness: Randomness,
-        name: &str,
-        shape: &[usize],
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
+    pub fn tensor(self, randomness: Randomness, name: &str, shape: &[usize]) -> candle_core::Result<Tensor> {
         // FNV-1a of the name: adding a layer changes no other layer's numbers.
         let key = name
             .bytes()
@@ -104,13 +123,13 @@ impl Initialization {
             Self::Normal(deviation) => (0..count).map(|_| deviation * stream.normal()).collect(),
             Self::Uniform(bound) => (0..count).map(|_| bound * (2.0 * stream.uniform() - 1.0)).collect(),
         };
-        Tensor::from_vec(values, shape, device)
+        Tensor::from_vec(values, shape, &Device::Cpu)
     }
 }
 
 /// Where tensors come from.
 pub trait Source {
-    /// The tensor `name` of this shape, f32.
+    /// The tensor `name` of this shape, f32, on the CPU.
     ///
     /// # Errors
     /// If it is missing, has another shape, or cannot be read.
@@ -139,7 +158,7 @@ impl Source for RandomSource {
         initialization: Initialization,
     ) -> Result<Tensor, ParameterError> {
         initialization
-            .tensor(self.0, name, shape, &Device::Cpu)
+            .tensor(self.0, name, shape)
             .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
     }
 }
@@ -175,13 +194,14 @@ pub enum Trainable {
 pub struct Builder<'a> {
     source: &'a dyn Source,
     trainable: Trainable,
+    placement: &'a Placement,
     path: String,
 }
 
 impl<'a> Builder<'a> {
-    /// A builder at the root of the names.
-    pub fn new(source: &'a dyn Source, trainable: Trainable) -> Self {
-        Self { source, trainable, path: String::new() }
+    /// A builder at the root of the names, whose parameters go to `placement`.
+    pub fn new(source: &'a dyn Source, trainable: Trainable, placement: &'a Placement) -> Self {
+        Self { source, trainable, placement, path: String::new() }
     }
 
     /// The builder one name further down.
@@ -207,7 +227,7 @@ impl<'a> Builder<'a> {
             Trainable::Head => name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.')),
             Trainable::All => true,
         };
-        Parameter::new(name.clone(), tensor, trainable)
+        Parameter::new(name.clone(), tensor, trainable, self.placement)
             .map_err(|source| ParameterError::Unreadable { name, source })
     }
 }

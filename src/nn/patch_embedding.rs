@@ -50,14 +50,16 @@ impl PatchEmbedding {
                 pixel_values.shape()
             )
         }
+        let weight = self.weight.value()?.reshape((hidden, channels * p * p))?;
+        let bias = self.bias.as_ref().map(Parameter::value).transpose()?;
         let patches = pixel_values
+            .to_dtype(weight.dtype())?
             .narrow(2, 0, rows * p)?
             .narrow(3, 0, columns * p)?
             .reshape((batch, channels, rows, p, columns, p))?
             .permute((0, 2, 4, 1, 3, 5))?
             .reshape((batch, rows * columns, channels * p * p))?;
-        let weight = self.weight.tensor().reshape((hidden, channels * p * p))?;
-        let embedded = ops::linear(&patches, &weight, self.bias.as_ref().map(Parameter::tensor))?;
+        let embedded = ops::linear(&patches, &weight, bias.as_ref())?;
         Ok((embedded, (rows, columns)))
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Builder, Initialization, Parameter, ParameterError};
 use crate::ops::RelativePositions;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// A table `[(2h − 1)(2w − 1) + 3, heads]` for a grid of h × w patches (Bao et al. 2021, §2.1).
 #[derive(Clone, Debug)]
@@ -32,10 +32,11 @@ impl RelativePositionBias {
     /// # Errors
     /// candle's.
     pub fn for_grid(&self, grid: RelativePositions) -> Result<Tensor> {
-        let table = self.table.tensor();
+        let table = self.table.value()?;
         if grid == self.grid {
-            return Ok(table.clone());
+            return Ok(table);
         }
+        let (compute, table) = (table.dtype(), table.to_dtype(DType::F32)?);
         let heads = table.dim(1)?;
         let size = |grid: RelativePositions| (2 * grid.height - 1, 2 * grid.width - 1);
         let ((old_rows, old_columns), (rows, columns)) = (size(self.grid), size(grid));
@@ -48,7 +49,7 @@ impl RelativePositionBias {
             .contiguous()?
             .matmul(&resized.reshape((rows, old_columns, heads))?)? // [rows, columns, heads]
             .reshape((rows * columns, heads))?;
-        Tensor::cat(&[&resized, &table.narrow(0, self.grid.offsets(), 3)?], 0)
+        Tensor::cat(&[&resized, &table.narrow(0, self.grid.offsets(), 3)?], 0)?.to_dtype(compute)
     }
 
     /// Its parameter.

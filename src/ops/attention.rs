@@ -4,9 +4,12 @@
 //! Probabilities are recomputed in the backward pass, so a step keeps none of them. Work is split by (sample, head) forward
 //! and by head backward, where a head's samples follow each other: the bias gradient is summed in a fixed order.
 
+use super::composed_attention;
 use super::math::{exp, max, sum, sum_pairs};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
-use super::tensor_slice::{argument, require_f32, storage, with_values};
+use super::profile::timed;
+use super::recorded::{has_kernel, record1, record2};
+use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -49,27 +52,30 @@ pub struct Attention {
 /// hidden]`. `bias`: the table `[entries, heads]` and its grid.
 ///
 /// # Errors
-/// If the shapes do not fit, or anything is not f32 on the CPU.
+/// If the shapes do not fit.
 pub fn attention(
     qkv: &Tensor,
     bias: Option<(&Tensor, RelativePositions)>,
     settings: Attention,
 ) -> Result<Tensor> {
-    require_f32("attention", qkv)?;
     let (_, tokens, packed) = qkv.dims3()?;
     if settings.heads == 0 || !packed.is_multiple_of(3 * settings.heads) {
         bail!("attention: {packed} values a token are not query, key and value of {} heads", settings.heads)
     }
-    let qkv = qkv.contiguous()?;
-    match bias {
-        Some((table, grid)) => {
-            if grid.tokens() != tokens || table.dims() != [grid.entries(), settings.heads] {
-                bail!("attention: table {:?} for {tokens} tokens in a grid {grid:?}", table.shape())
-            }
-            qkv.apply_op2(&table.contiguous()?, Fused { settings, grid: Some(grid) })
-        }
-        None => qkv.apply_op1(Fused { settings, grid: None }),
+    if let Some((table, grid)) = bias
+        && (grid.tokens() != tokens || table.dims() != [grid.entries(), settings.heads])
+    {
+        bail!("attention: table {:?} for {tokens} tokens in a grid {grid:?}", table.shape())
     }
+    timed("attention", qkv.device(), || {
+        let (qkv, op) = (qkv.contiguous()?, Fused { settings, grid: bias.map(|(_, grid)| grid) });
+        match bias {
+            Some((table, _)) if has_kernel(&qkv) => qkv.apply_op2(&table.contiguous()?, op),
+            None if has_kernel(&qkv) => qkv.apply_op1(op),
+            Some((table, _)) => record2(op, &qkv, table, composed_attention::forward(&qkv, bias, settings)?),
+            None => record1(op, &qkv, composed_attention::forward(&qkv, None, settings)?),
+        }
+    })
 }
 
 struct Fused {
@@ -246,6 +252,9 @@ impl Fused {
         table: Option<&Tensor>,
         grad: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        if !has_kernel(qkv) {
+            return composed_attention::backward(qkv, table.zip(self.grid), grad, self.settings);
+        }
         let sizes = Sizes::of(qkv.dims(), self.settings.heads);
         let want_table = table.is_some_and(Tensor::track_op);
         let run = |qkv: &[f32], table: Option<&[f32]>, grad: &[f32]| {

@@ -1,31 +1,75 @@
-//! Dropout (Srivastava et al. 2014) whose mask is drawn from a stream of the caller's: the same place, the same mask.
+//! Dropout (Srivastava et al. 2014) whose mask is a function of a key and a place: it is drawn again in the backward pass
+//! rather than kept, by any number of threads, and the same on every device.
 
-use super::tensor_slice::{argument, require_f32, storage, with_values};
-use crate::randomness::Stream;
+use super::profile::timed;
+use super::recorded::{has_kernel, record1};
+use super::tensor_slice::{argument, storage, with_values};
+use crate::randomness::{Stream, indexed_uniform};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
 
-/// Sets each value of `x` to zero with probability `probability` and divides the others by `1 − probability`.
+/// Values one task works on.
+const PIECE: usize = 16_384;
+
+/// Sets each value of `x` to zero with probability `probability` and divides the others by `1 − probability`. The mask is
+/// that of the stream's next word.
 ///
 /// # Errors
-/// If `x` is not f32 on the CPU.
+/// candle's.
 pub fn dropout(x: &Tensor, probability: f32, mut stream: Stream) -> Result<Tensor> {
-    require_f32("dropout", x)?;
-    let keep = (0..x.elem_count()).map(|_| stream.uniform() >= probability).collect();
-    x.contiguous()?.apply_op1(Dropout { keep, factor: 1.0 / (1.0 - probability) })
+    timed("dropout", x.device(), || {
+        let (x, op) = (x.contiguous()?, Dropout { key: stream.word(), probability });
+        if has_kernel(&x) {
+            return x.apply_op1(op);
+        }
+        let result = op.composed(&x.detach())?;
+        record1(op, &x, result)
+    })
 }
 
 struct Dropout {
-    keep: Vec<bool>,
-    factor: f32,
+    key: u64,
+    probability: f32,
 }
 
 impl Dropout {
+    fn factor(&self) -> f32 {
+        1.0 / (1.0 - self.probability)
+    }
+
+    fn keeps(&self, index: usize) -> bool {
+        indexed_uniform(self.key, index as u64) >= self.probability
+    }
+
     fn apply(&self, values: &[f32]) -> Vec<f32> {
-        values
-            .iter()
-            .zip(&self.keep)
-            .map(|(value, keep)| if *keep { value * self.factor } else { 0.0 })
-            .collect()
+        let (mut out, factor) = (vec![0f32; values.len()], self.factor());
+        out.par_chunks_mut(PIECE).zip(values.par_chunks(PIECE)).enumerate().for_each(
+            |(piece, (out, values))| {
+                for (offset, (out, value)) in out.iter_mut().zip(values).enumerate() {
+                    if self.keeps(piece * PIECE + offset) {
+                        *out = value * factor;
+                    }
+                }
+            },
+        );
+        out
+    }
+
+    /// Composed: the mask is a tensor of its own.
+    fn composed(&self, values: &Tensor) -> Result<Tensor> {
+        let mask = self.mask(values)?.to_dtype(values.dtype())?;
+        (values * mask)?.affine(f64::from(self.factor()), 0.0)
+    }
+
+    /// 1 where a value is kept, 0 where it is dropped; u8, the shape of `values`.
+    fn mask(&self, values: &Tensor) -> Result<Tensor> {
+        let mut mask = vec![0u8; values.elem_count()];
+        mask.par_chunks_mut(PIECE).enumerate().for_each(|(piece, mask)| {
+            for (offset, keep) in mask.iter_mut().enumerate() {
+                *keep = u8::from(self.keeps(piece * PIECE + offset));
+            }
+        });
+        Tensor::from_vec(mask, values.shape(), values.device())
     }
 }
 
@@ -39,6 +83,9 @@ impl CustomOp1 for Dropout {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        if !has_kernel(x) {
+            return self.composed(&grad.contiguous()?).map(Some);
+        }
         let grad =
             with_values("dropout", [grad], |[g]| Tensor::from_vec(self.apply(g), x.shape(), x.device()))?;
         Ok(Some(grad))

@@ -1,8 +1,10 @@
 //! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
 
 use super::math::{erf, exp};
-use super::tensor_slice::{argument, require_f32, storage, with_values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use super::profile::timed;
+use super::recorded::{has_kernel, record1};
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -12,11 +14,25 @@ const PIECE: usize = 8192;
 /// GELU of every value of `x`, any shape.
 ///
 /// # Errors
-/// If `x` is not f32 on the CPU.
+/// candle's.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    require_f32("gelu", x)?;
-    x.contiguous()?.apply_op1(Gelu)
+    timed("gelu", x.device(), || {
+        let x = x.contiguous()?;
+        if has_kernel(&x) { x.apply_op1(Gelu) } else { record1(Gelu, &x, x.detach().gelu_erf()?) }
+    })
 }
+
+/// d/dx x·Φ(x) = Φ(x) + x·φ(x), in f32.
+fn composed_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let wide = x.detach().to_dtype(DType::F32)?;
+    let distribution = wide.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?;
+    let density = wide.sqr()?.affine(-0.5, 0.0)?.exp()?.affine(f64::from(INVERSE_SQRT_TAU), 0.0)?;
+    let slope = (distribution + (wide * density)?)?;
+    (grad.to_dtype(DType::F32)? * slope)?.to_dtype(x.dtype())
+}
+
+/// 1/√(2π), the factor of the normal density.
+const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
 
 struct Gelu;
 
@@ -36,7 +52,6 @@ fn forward(y: &mut [f32], x: &[f32]) {
 /// d/dx x·Φ(x) = Φ(x) + x·φ(x).
 #[multiversion(targets = "simd")]
 fn backward(grad_x: &mut [f32], x: &[f32], grad: &[f32]) {
-    const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
     for ((out, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
         *out = grad * (normal_distribution(x) + x * INVERSE_SQRT_TAU * exp(-0.5 * x * x));
     }
@@ -55,6 +70,9 @@ impl CustomOp1 for Gelu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        if !has_kernel(x) {
+            return composed_backward(x, grad).map(Some);
+        }
         with_values("gelu", [x, grad], |[xs, gs]| {
             let mut out = vec![0f32; xs.len()];
             out.par_chunks_mut(PIECE)

@@ -5,8 +5,10 @@
 
 use super::linear::column_sums;
 use super::math::{sum, sum_pairs};
-use super::tensor_slice::{argument, require_f32, storage, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use super::profile::timed;
+use super::recorded::{has_kernel, record3};
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -16,14 +18,63 @@ const ROWS: usize = 16;
 /// `x` `[…, hidden]`, `weight` and `bias` `[hidden]` → the shape of `x`: `(x − mean) / √(variance + eps) · weight + bias`.
 ///
 /// # Errors
-/// If the shapes do not fit, or anything is not f32 on the CPU.
+/// If the shapes do not fit.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    require_f32("layer_norm", x)?;
     let hidden = weight.dims1()?;
     if x.dims().last() != Some(&hidden) || bias.dims() != [hidden] {
         bail!("layer_norm: weight {hidden}, bias {:?}, argument {:?}", bias.shape(), x.shape())
     }
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps })
+    timed("layer_norm", x.device(), || {
+        let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+        if has_kernel(&x) {
+            return x.apply_op3(&weight, &bias, LayerNorm { eps });
+        }
+        let normalized = Normalized::of(&x, eps)?.values;
+        let result = normalized.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
+        let result = result.broadcast_add(&bias.detach().to_dtype(DType::F32)?)?.to_dtype(x.dtype())?;
+        record3(LayerNorm { eps }, &x, &weight, &bias, result)
+    })
+}
+
+/// Composed of candle's operations, in f32: `(x − mean) / deviation`, and `1 / deviation`.
+struct Normalized {
+    values: Tensor,
+    inverse: Tensor,
+}
+
+impl Normalized {
+    fn of(x: &Tensor, eps: f32) -> Result<Self> {
+        let x = x.detach().to_dtype(DType::F32)?;
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let inverse = variance.affine(1.0, f64::from(eps))?.sqrt()?.recip()?;
+        Ok(Self { values: centred.broadcast_mul(&inverse)?, inverse })
+    }
+}
+
+/// Gradients of x, weight and bias, each only where it is wanted.
+fn composed_backward(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    grad: &Tensor,
+    eps: f32,
+) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    let Normalized { values, inverse } = Normalized::of(x, eps)?;
+    let grad = grad.to_dtype(DType::F32)?;
+    let sums = |wanted: &Tensor, values: Tensor| {
+        let rows = values.elem_count() / wanted.elem_count().max(1);
+        values.reshape((rows, wanted.elem_count()))?.sum(0)?.to_dtype(wanted.dtype())
+    };
+    let grad_weight = weight.track_op().then(|| sums(weight, (&grad * &values)?)).transpose()?;
+    let grad_bias = bias.track_op().then(|| sums(bias, grad.clone())).transpose()?;
+    let grad_x = x.track_op().then(|| {
+        let scaled = grad.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
+        let mean_product = (&scaled * &values)?.mean_keepdim(D::Minus1)?;
+        let shifted = scaled.broadcast_sub(&scaled.mean_keepdim(D::Minus1)?)?;
+        (shifted - values.broadcast_mul(&mean_product)?)?.broadcast_mul(&inverse)?.to_dtype(x.dtype())
+    });
+    Ok((grad_x.transpose()?, grad_weight, grad_bias))
 }
 
 struct LayerNorm {
@@ -105,6 +156,9 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        if !has_kernel(x) {
+            return composed_backward(x, weight, bias, grad, self.eps);
+        }
         let hidden = weight.elem_count();
         with_values("layer_norm", [x, weight, grad], |[xs, ws, gs]| {
             let (mut grad_x, mut scaled) = (vec![0f32; xs.len()], vec![0f32; xs.len()]);

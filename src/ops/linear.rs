@@ -4,8 +4,10 @@
 //! none, which halves the backward pass of a LoRA step.
 
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
-use super::tensor_slice::{argument, require_f32, storage, with_values};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use super::profile::timed;
+use super::recorded::{has_kernel, record2, record3};
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// Rows whose bias gradient is one partial sum: fixed, so that the sum does not depend on the number of threads.
@@ -14,21 +16,49 @@ const ROWS_A_PIECE: usize = 64;
 /// `x` `[…, in]`, `weight` `[out, in]`, `bias` `[out]` → `[…, out]`.
 ///
 /// # Errors
-/// If the shapes do not fit, or anything is not f32 on the CPU.
+/// If the shapes or the number formats do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    require_f32("linear", x)?;
     let (outputs, inputs) = weight.dims2()?;
     if x.dims().last() != Some(&inputs) {
         bail!("linear: the weight takes {inputs} inputs, the argument has shape {:?}", x.shape())
     }
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    match bias {
-        Some(bias) if bias.dims() != [outputs] => {
-            bail!("linear: {outputs} outputs, the bias has shape {:?}", bias.shape())
-        }
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
-        None => x.apply_op2(&weight, Linear),
+    if let Some(bias) = bias.filter(|bias| bias.dims() != [outputs]) {
+        bail!("linear: {outputs} outputs, the bias has shape {:?}", bias.shape())
     }
+    timed("linear", x.device(), || {
+        let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+        match bias {
+            Some(bias) if has_kernel(&x) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
+            None if has_kernel(&x) => x.apply_op2(&weight, Linear),
+            Some(bias) => {
+                let result = composed_product(&x, &weight)?.broadcast_add(&bias.detach())?;
+                record3(Linear, &x, &weight, bias, result)
+            }
+            None => record2(Linear, &x, &weight, composed_product(&x, &weight)?),
+        }
+    })
+}
+
+/// `[…, columns]` → `[rows, columns]`.
+fn rows(x: &Tensor) -> Result<Tensor> {
+    let columns = x.dims().last().copied().unwrap_or(1);
+    x.detach().contiguous()?.reshape((x.elem_count() / columns.max(1), columns))
+}
+
+fn composed_product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = weight.dim(0)?;
+    }
+    rows(x)?.matmul(&weight.detach().t()?)?.reshape(dims)
+}
+
+/// Gradients of `x` and `weight`, each only where it is wanted.
+fn composed_backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let grad = rows(grad)?;
+    let grad_x = x.track_op().then(|| grad.matmul(&weight.detach())?.reshape(x.shape()));
+    let grad_weight = weight.track_op().then(|| grad.t()?.matmul(&rows(x)?));
+    Ok((grad_x.transpose()?, grad_weight.transpose()?))
 }
 
 struct Linear;
@@ -67,6 +97,9 @@ fn run(
 
 /// Gradients of `x` and `weight`, each only where it is wanted.
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    if !has_kernel(x) {
+        return composed_backward(x, weight, grad);
+    }
     let (outputs, inputs) = weight.dims2()?;
     let rows = x.elem_count() / inputs;
     let (want_x, want_weight) = (x.track_op(), weight.track_op());
@@ -167,6 +200,7 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_x, grad_w) = backward(x, w, grad)?;
         let grad_b = match b.track_op() {
+            true if !has_kernel(x) => Some(rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype())?),
             true => Some(with_values("linear", [grad], |[g]| {
                 Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device())
             })?),

@@ -9,6 +9,7 @@
 //! deterministic on one kind of machine.)
 
 mod attention;
+mod composed_attention;
 mod cross_entropy;
 pub mod device;
 mod dropout;
@@ -18,6 +19,8 @@ mod linear;
 mod math;
 mod matmul;
 mod normalize;
+mod profile;
+mod recorded;
 mod residual;
 mod tensor_slice;
 
@@ -28,4 +31,5 @@ pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use normalize::normalize;
+pub use profile::{Profile, profiled};
 pub use residual::{Residual, residual};

@@ -4,8 +4,10 @@
 //! al. 2016) makes it 0 or 1/keep, an adapter makes it s for all.
 
 use super::linear::column_sums;
-use super::tensor_slice::{argument, require_f32, storage, with_values};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use super::profile::timed;
+use super::recorded::{has_kernel, record2, record3};
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// Values one task works on.
@@ -32,9 +34,8 @@ impl Residual {
 /// `x` and `y` `[batch, …, hidden]`, `scale` `[hidden]` → `[batch, …, hidden]`.
 ///
 /// # Errors
-/// If the shapes do not fit, or anything is not f32 on the CPU.
+/// If the shapes or the number formats do not fit.
 pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual) -> Result<Tensor> {
-    require_f32("residual", x)?;
     if x.dims() != y.dims() || x.rank() < 2 {
         bail!("residual: {:?} and {:?} cannot be added", x.shape(), y.shape())
     }
@@ -43,19 +44,66 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual
     {
         bail!("residual: {} factors for a batch of {}", factors.len(), x.dim(0)?)
     }
-    let (x, y) = (x.contiguous()?, y.contiguous()?);
-    match scale {
-        Some(scale) if x.dims().last() != Some(&scale.dims1()?) => {
-            bail!("residual: scale {:?} for values {:?}", scale.shape(), x.shape())
-        }
-        Some(scale) => x.apply_op3(&y, &scale.contiguous()?, AddResidual(factor)),
-        None => x.apply_op2(&y, AddResidual(factor)),
+    if let Some(scale) = scale
+        && x.dims().last() != Some(&scale.dims1()?)
+    {
+        bail!("residual: scale {:?} for values {:?}", scale.shape(), x.shape())
     }
+    timed("residual", x.device(), || {
+        let (x, y, op) = (x.contiguous()?, y.contiguous()?, AddResidual(factor));
+        match scale {
+            Some(scale) if has_kernel(&x) => x.apply_op3(&y, &scale.contiguous()?, op),
+            None if has_kernel(&x) => x.apply_op2(&y, op),
+            Some(scale) => {
+                let scaled = y.detach().broadcast_mul(&scale.detach())?;
+                let result = (x.detach() + op.times_factor(scaled)?)?;
+                record3(op, &x, &y, scale, result)
+            }
+            None => {
+                let result = (x.detach() + op.times_factor(y.detach())?)?;
+                record2(op, &x, &y, result)
+            }
+        }
+    })
 }
 
 struct AddResidual(Residual);
 
 impl AddResidual {
+    /// `values · factor`, composed; in f32 where the factor is no simple number.
+    fn times_factor(&self, values: Tensor) -> Result<Tensor> {
+        match &self.0 {
+            Residual::Constant(1.0) => Ok(values),
+            Residual::Constant(factor) => values.affine(f64::from(*factor), 0.0),
+            Residual::PerSample(factors) => {
+                let mut shape = vec![1; values.rank()];
+                shape[0] = factors.len();
+                let factors = Tensor::from_slice(factors, shape, values.device())?;
+                values.to_dtype(DType::F32)?.broadcast_mul(&factors)?.to_dtype(values.dtype())
+            }
+        }
+    }
+
+    /// Composed: gradients of y and of the scale, each only where it is wanted.
+    fn composed_backward(
+        &self,
+        y: &Tensor,
+        scale: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let weighted = self.times_factor(grad.clone())?;
+        let grad_scale = scale.filter(|scale| scale.track_op()).map(|scale| {
+            let products = (weighted.to_dtype(DType::F32)? * y.detach().to_dtype(DType::F32)?)?;
+            let rows = products.elem_count() / scale.elem_count().max(1);
+            products.reshape((rows, scale.elem_count()))?.sum(0)?.to_dtype(scale.dtype())
+        });
+        let grad_y = y.track_op().then(|| match scale {
+            Some(scale) => weighted.broadcast_mul(&scale.detach()),
+            None => Ok(weighted.clone()),
+        });
+        Ok((grad_y.transpose()?, grad_scale.transpose()?))
+    }
+
     /// Calls `row` for every row of `hidden` values with its sample's factor.
     fn rows(&self, out: &mut [f32], dims: &[usize], row: impl Fn(&mut [f32], usize, f32) + Sync) {
         let (batch, hidden) = (dims[0], dims[dims.len() - 1]);
@@ -128,6 +176,7 @@ impl CustomOp2 for AddResidual {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad_y = match y.track_op() {
+            true if !has_kernel(y) => self.composed_backward(y, None, grad)?.0,
             true => Some(with_values("residual", [grad], |[g]| {
                 Tensor::from_vec(self.scaled(g, y.dims(), |_, _| 1.0), y.shape(), y.device())
             })?),
@@ -164,6 +213,10 @@ impl CustomOp3 for AddResidual {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        if !has_kernel(y) {
+            let (grad_y, grad_scale) = self.composed_backward(y, Some(scale), grad)?;
+            return Ok((x.track_op().then(|| grad.clone()), grad_y, grad_scale));
+        }
         with_values("residual", [grad, y, scale], |[g, ys, ss]| {
             let grad_y = y
                 .track_op()

@@ -3,7 +3,7 @@
 //! Called by the ops' faces. Everything here is for contiguous f32 data on the CPU; anything else is an error that names the
 //! op, never a silent conversion.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 /// The contiguous values of a custom op's argument.
 pub(super) fn argument<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -40,12 +40,4 @@ pub(super) fn with_values<const N: usize, T>(
 /// An f32 storage, ready to be returned by a custom op.
 pub(super) fn storage(values: Vec<f32>) -> CpuStorage {
     CpuStorage::F32(values)
-}
-
-/// Refuses what no CPU kernel computes, before an op is built.
-pub(super) fn require_f32(op: &'static str, tensor: &Tensor) -> Result<()> {
-    if tensor.dtype() != DType::F32 {
-        bail!("{op}: the CPU computes in f32, the argument is {:?}", tensor.dtype())
-    }
-    Ok(())
 }

@@ -13,6 +13,7 @@ use featherlight::image::Normalization;
 use featherlight::model::{Classifier, ModelError, ModelFolder};
 use featherlight::nn::Pass;
 use featherlight::ops;
+use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -120,11 +121,11 @@ pub fn evaluate(
     loader: &Loader,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation, PassError> {
-    let mut evaluation = Evaluation::default();
+    let (mut evaluation, device) = (Evaluation::default(), model.placement().device);
     for batch in loader.epoch(0, in_order(loader.photos()))? {
         let batch = batch?;
         if !batch.is_empty() {
-            let logits = model.forward(&pixel_values(&batch, normalization)?, &Pass::Eval)?;
+            let logits = model.forward(&pixel_values(&batch, normalization, &device)?, &Pass::Eval)?;
             let loss = ops::cross_entropy(&logits, &batch.labels, 0.0)?.to_scalar::<f32>()?;
             evaluation.loss += f64::from(loss) * batch.len() as f64;
             evaluation.add(&logits, &batch.labels)?;
@@ -134,11 +135,15 @@ pub fn evaluate(
     Ok(evaluation)
 }
 
-/// The batch as the model takes it: `[photos, 3, height, width]`, f32.
-pub(crate) fn pixel_values(batch: &Batch, normalization: &Normalization) -> candle_core::Result<Tensor> {
+/// The batch as the model takes it: `[photos, 3, height, width]`, f32, on `device`.
+pub(crate) fn pixel_values(
+    batch: &Batch,
+    normalization: &Normalization,
+    device: &Device,
+) -> candle_core::Result<Tensor> {
     let size = batch.height * batch.width * 3;
     let photos: Vec<&[u8]> = batch.pixels.chunks_exact(size.max(1)).collect();
-    ops::normalize(&photos, batch.height, batch.width, normalization, &Device::Cpu)
+    ops::normalize(&photos, batch.height, batch.width, normalization, device)
 }
 
 /// What `evaluate` found in a data set.
@@ -169,7 +174,7 @@ pub enum EvaluateError {
     Pass(#[from] PassError),
 }
 
-/// Measures the model of `folder`, its adapter merged, on the photos of `data`, whose labels must be the model's.
+/// Measures the model of `folder` at `placement`, its adapter merged, on the photos of `data`, whose labels must be the model's.
 ///
 /// # Errors
 /// If the photos or the model cannot be used; see [`EvaluateError`].
@@ -178,12 +183,13 @@ pub fn evaluate_folder(
     data: &Path,
     image_root: Option<&Path>,
     settings: loader::Settings,
+    placement: &Placement,
     progress: &mut Progress,
 ) -> Result<EvaluationReport, EvaluateError> {
     let dataset = Dataset::open(data, image_root, LabelSpace::Known(&folder.config().labels))?;
     dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %data.display(), "{warning}"));
     let processor = folder.processor()?;
-    let classifier = folder.load_merged()?;
+    let classifier = folder.load_merged(placement)?;
     let normalization = processor.normalization();
     let augmenter = Augmenter::new(Arc::new(processor), Augmentation::Plain, Randomness::new(0))?;
     let loader = Loader::new(&dataset, augmenter, settings);

@@ -10,15 +10,17 @@ use crate::evaluate::Evaluation;
 use crate::loader::{self, Loader};
 use crate::output::{Output, OutputError, peak_memory};
 use crate::progress::Progress;
-use crate::settings::{FitSettings, Method, Validation};
+use crate::settings::{FitSettings, Method, StartingWeights, Validation};
 use crate::split::{SplitError, stratified};
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{EpochEnd, Observer, Step, TrainError, steps, train, trained_parameters};
+use candle_core::{DType, Device, Var};
 use featherlight::image::Processor;
 use featherlight::model::{
-    Classifier, Config, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
+    Classifier, Config, Head, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
 };
 use featherlight::nn::Parameter;
+use featherlight::ops::device::{DeviceError, Placement};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,9 +53,12 @@ pub enum FitError {
     /// The model to start from lies where the output goes.
     #[error("{}: the model to start from lies in --output, which would replace it; choose another --output", .0.display())]
     ModelInOutput(PathBuf),
-    /// The adapters could not be merged.
+    /// The trained weights could not be put together for saving.
     #[error("the adapters cannot be merged: {0}")]
     Merge(candle_core::Error),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// What a run came to.
@@ -79,8 +84,16 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
     let (training, validation) = photos(settings, &folder.config().labels)?;
-    let StartingModel { mut classifier, config, processor } =
-        StartingModel::build(&folder, &training.labels, settings)?;
+    let placement = settings.device.place(settings.precision)?;
+    let StartingModel { classifier, config, processor, head } =
+        StartingModel::build(&folder, &training.labels, settings, &placement)?;
+    if head == Head::Fresh && settings.starting_weights == StartingWeights::Pretrained {
+        tracing::info!(
+            labels = training.labels.len(),
+            before = folder.config().labels.len(),
+            "the classification head is a fresh one: the model's was missing or had another size"
+        );
+    }
 
     let shared = Arc::new(processor.clone());
     let loader = |dataset: &Dataset, augmentation| {
@@ -100,12 +113,14 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     let trainable = count(&trained_parameters(&*classifier));
     let parameters = count(&classifier.parameters());
     progress.say(&format!(
-        "{} photos of {} classes to train on, {} to validate on; method {}: {trainable} of {parameters} parameters ({:.2} %)",
+        "{} photos of {} classes to train on, {} to validate on; method {}: {trainable} of {parameters} parameters ({:.2} %); {} in {}",
         training.samples.len(),
         training.labels.len(),
         validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
         settings.method,
         100.0 * trainable as f64 / parameters as f64,
+        settings.device,
+        settings.precision,
     ));
 
     let run_file = json!({
@@ -123,6 +138,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     });
     let mut run = Run {
         settings,
+        folder: &folder,
         config: &config,
         processor: &processor,
         output: Output::create(&settings.output, settings.overwrite)?,
@@ -155,8 +171,9 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         run.write_run_file("failed", &unreadable)?;
         return Err(error);
     }
-    merge(&mut *classifier).map_err(FitError::Merge)?;
-    run.save_merged(&*classifier)?;
+    let mut whole = run.in_full(&*classifier)?.unwrap_or(classifier);
+    merge(&mut *whole).map_err(FitError::Merge)?;
+    run.save_merged(&*whole)?;
     if !matches!(settings.method, Method::Lora(_)) {
         run.output.remove_adapter()?;
     }
@@ -194,6 +211,8 @@ fn photos(settings: &FitSettings, model_labels: &[String]) -> Result<(Dataset, O
 /// A run under way: everything that happens in it is shown and written here.
 struct Run<'a> {
     settings: &'a FitSettings,
+    /// The model that the run started from.
+    folder: &'a ModelFolder,
     config: &'a Config,
     processor: &'a Processor,
     output: Output,
@@ -206,6 +225,24 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The trained model with every weight in f32, on the CPU, where the one that was trained has frozen weights in fewer
+    /// bits: those are read again, for what is saved must not be poorer than what the run started from. `None` where the
+    /// trained model can be saved as it is.
+    fn in_full(&self, trained: &dyn Classifier) -> Result<Option<Box<dyn Classifier>>, FitError> {
+        if trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
+            return Ok(None);
+        }
+        let labels = &self.config.labels;
+        let StartingModel { classifier, .. } =
+            StartingModel::build(self.folder, labels, self.settings, &Placement::CPU)?;
+        let (to, from) = (trained_parameters(&*classifier), trained_parameters(trained));
+        for (to, from) in to.into_iter().zip(from) {
+            let copy = || Var::from_tensor(to.tensor())?.set(&from.tensor().to_device(&Device::Cpu)?);
+            copy().map_err(FitError::Merge)?;
+        }
+        Ok(Some(classifier))
+    }
+
     fn save_merged(&self, classifier: &dyn Classifier) -> Result<(), FitError> {
         let folder = self.output.merged();
         save_model(classifier, self.config, self.processor, self.settings.save_dtype, &folder)?;
@@ -217,6 +254,7 @@ impl Run<'_> {
         self.run_file["state"] = json!(state);
         self.run_file["seconds"] = json!(self.started.elapsed().as_secs_f64());
         self.run_file["peak_memory_bytes"] = json!(peak_memory());
+        self.run_file["peak_device_memory_bytes"] = json!(self.settings.device.peak_memory());
         self.run_file["unreadable_photos"] = json!(unreadable);
         Ok(self.output.run(&self.run_file)?)
     }
@@ -247,7 +285,10 @@ impl Observer for Run<'_> {
                 let base = self.settings.model.to_string_lossy();
                 save_adapter(end.model, adapter, &base, self.config, &self.output.adapter())?;
             }
-            Method::Full | Method::Head => self.save_merged(end.model)?,
+            Method::Full | Method::Head => match self.in_full(end.model)? {
+                Some(whole) => self.save_merged(&*whole)?,
+                None => self.save_merged(end.model)?,
+            },
         }
         self.write_run_file("running", &[])
     }

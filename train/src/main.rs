@@ -52,7 +52,8 @@ fn start_logs(progress: &Progress) {
 }
 
 fn run_fit(arguments: cli::Fit, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
-    let settings = match arguments.settings() {
+    let place = arguments.place.find()?;
+    let settings = match arguments.settings(place) {
         Ok(settings) => settings,
         Err(problem) => cli::Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),
     };
@@ -101,7 +102,9 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
     let loading = loader::Settings::new(arguments.batch_size, cli::loader_threads(arguments.loader_threads));
     let root = arguments.image_root.as_deref();
-    let result = evaluate_folder(&folder, &arguments.data, root, loading, progress)?;
+    let (device, precision) = arguments.place.find()?;
+    let placement = device.place(precision)?;
+    let result = evaluate_folder(&folder, &arguments.data, root, loading, &placement, progress)?;
     progress.finish();
     let labels = &folder.config().labels;
     let mut out = std::io::stdout();
@@ -124,7 +127,8 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
 }
 
 fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
-    let outcomes = verify_goldens(&arguments.goldens)?;
+    let (device, precision) = arguments.place.find()?;
+    let outcomes = verify_goldens(&arguments.goldens, &device.place(precision)?)?;
     let mut passed = outcomes.iter().any(|outcome| matches!(outcome.verdict, Verdict::Same(_)));
     for outcome in &outcomes {
         writeln!(std::io::stdout(), "{outcome}")?;

@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use featherlight::model::{ModelError, ModelFolder, save_model};
+use featherlight::ops::device::Placement;
 use std::path::{Path, PathBuf};
 
 /// Why merging failed.
@@ -38,6 +39,6 @@ pub fn merge_folder(
         return Err(MergeError::Taken(output.to_owned()));
     }
     let processor = folder.processor()?;
-    let classifier = folder.load_merged()?;
+    let classifier = folder.load_merged(&Placement::CPU)?;
     Ok(save_model(&*classifier, folder.config(), &processor, dtype, output)?)
 }

@@ -173,11 +173,14 @@ impl Gradients {
     /// # Errors
     /// candle's.
     pub fn clip(&mut self, max_norm: f64) -> Result<f64> {
-        let mut squares = 0f64;
-        for sum in self.sums.iter().flatten() {
-            squares += f64::from(sum.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        let squares: Vec<Tensor> =
+            self.sums.iter().flatten().map(|sum| sum.sqr()?.sum_all()).collect::<Result<_>>()?;
+        if squares.is_empty() {
+            return Ok(0.0);
         }
-        let norm = squares.sqrt();
+        // All at once: each look at a number waits for the device.
+        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
+        let norm = squares.into_iter().map(f64::from).sum::<f64>().sqrt();
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
             for sum in self.sums.iter_mut().flatten() {
@@ -192,10 +195,11 @@ impl Gradients {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use featherlight::ops::device::Placement;
 
     fn parameter() -> Parameter {
         let values = Tensor::new(&[[1f32, -2.], [3., 0.5]], &Device::Cpu).unwrap();
-        Parameter::new("weight".to_owned(), values, true).unwrap()
+        Parameter::new("weight".to_owned(), values, true, &Placement::CPU).unwrap()
     }
 
     /// A step down Σ w⁴.

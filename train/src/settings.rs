@@ -6,6 +6,7 @@ use crate::augment::Augmentation;
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
 use featherlight::model::AdapterConfig;
+use featherlight::ops::device::{DeviceInfo, Precision};
 use serde_json::{Value, json};
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -79,6 +80,10 @@ pub struct FitSettings {
     pub loader_threads: NonZeroUsize,
     /// How weights are written.
     pub save_dtype: DType,
+    /// Where the run computes.
+    pub device: DeviceInfo,
+    /// What it computes in; what is trained is kept in f32.
+    pub precision: Precision,
 }
 
 impl FitSettings {
@@ -109,8 +114,8 @@ impl FitSettings {
             "seed": trainer.randomness.seed(),
             "loader_threads": self.loader_threads,
             "save_dtype": self.save_dtype.as_str(),
-            "device": "cpu",
-            "dtype": "f32",
+            "device": self.device.name(),
+            "dtype": self.precision.name(),
         });
         let mut set = |name: &str, value: Value| json[name] = value;
         if let Method::Lora(adapter) = &self.method {

@@ -7,6 +7,7 @@ use crate::settings::{FitSettings, Method, StartingWeights};
 use featherlight::image::Processor;
 use featherlight::model::{Classifier, Config, Head, ModelError, ModelFolder, attach_new, build};
 use featherlight::nn::{RandomSource, Trainable};
+use featherlight::ops::device::Placement;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -18,6 +19,8 @@ pub struct StartingModel {
     pub config: Config,
     /// How photos are prepared for it.
     pub processor: Processor,
+    /// Where its head comes from.
+    pub head: Head,
 }
 
 /// Why there is nothing to start from.
@@ -42,7 +45,7 @@ pub enum StartError {
 }
 
 impl StartingModel {
-    /// Reads or makes the model of `folder` for `labels`.
+    /// Reads or makes the model of `folder` for `labels`, at `placement`.
     ///
     /// # Errors
     /// If the folder cannot be read, or asks for what training does not do; see [`StartError`].
@@ -50,6 +53,7 @@ impl StartingModel {
         folder: &ModelFolder,
         labels: &[String],
         settings: &FitSettings,
+        placement: &Placement,
     ) -> Result<Self, StartError> {
         refuse_dropout(folder)?;
         let config = folder.config().with_labels(labels).with_single_label();
@@ -58,32 +62,27 @@ impl StartingModel {
             Method::Full => Trainable::All,
             Method::Lora(_) | Method::Head => Trainable::Head,
         };
-        let (mut classifier, processor) = match settings.starting_weights {
+        let (mut classifier, head, processor) = match settings.starting_weights {
             StartingWeights::Pretrained => {
-                let (classifier, head) = folder.load_for(&config, trainable, randomness)?;
-                if head == Head::Fresh {
-                    tracing::info!(
-                        labels = labels.len(),
-                        before = folder.config().labels.len(),
-                        "the classification head is a fresh one: the model's was missing or had another size"
-                    );
-                }
-                (classifier, folder.processor()?)
+                let (classifier, head) = folder.load_for(&config, trainable, randomness, placement)?;
+                (classifier, head, folder.processor()?)
             }
             StartingWeights::Random if settings.method != Method::Full => {
                 return Err(StartError::RandomNotFull(settings.method.to_string()));
             }
             StartingWeights::Random => {
-                let classifier = build(&config, &RandomSource(randomness), trainable).map_err(|source| {
-                    ModelError::Parameter { file: folder.path().join("config.json"), source }
+                let classifier = build(&config, &RandomSource(randomness), trainable, placement);
+                let classifier = classifier.map_err(|source| ModelError::Parameter {
+                    file: folder.path().join("config.json"),
+                    source,
                 })?;
-                (classifier, folder.processor_or_plain()?)
+                (classifier, Head::Fresh, folder.processor_or_plain()?)
             }
         };
         if let Method::Lora(adapter) = &settings.method {
             attach_new(&mut *classifier, adapter, randomness)?;
         }
-        Ok(Self { classifier, config, processor })
+        Ok(Self { classifier, config, processor, head })
     }
 }
 

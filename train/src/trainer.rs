@@ -8,6 +8,7 @@ use crate::loader::{Batch, Loader};
 use crate::optimizer::{AdamW, AdamWSettings, Decayed};
 use crate::sampler::shuffled;
 use crate::schedule::{Decay, Schedule, ScheduleError};
+use candle_core::Device;
 use featherlight::image::Normalization;
 use featherlight::model::Classifier;
 use featherlight::nn::{Parameter, Pass, Training};
@@ -171,6 +172,7 @@ pub fn train<O: Observer>(
     let optimizer = AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() };
     let mut run = Run {
         model,
+        device: model.placement().device,
         normalization,
         settings,
         schedule: schedule.map_err(TrainError::from)?,
@@ -218,6 +220,7 @@ pub fn train<O: Observer>(
 
 struct Run<'a> {
     model: &'a dyn Classifier,
+    device: Device,
     normalization: &'a Normalization,
     settings: &'a TrainerSettings,
     schedule: Schedule,
@@ -240,7 +243,7 @@ impl Run<'_> {
         let (mut gradients, mut loss) = (self.optimizer.gradients(), 0f64);
         for (batch, index) in window.iter().zip(micro_batch..).filter(|(batch, _)| !batch.is_empty()) {
             let training = Training { randomness: self.settings.randomness, epoch, step: index };
-            let pixel_values = pixel_values(batch, self.normalization)?;
+            let pixel_values = pixel_values(batch, self.normalization, &self.device)?;
             let logits = self.model.forward(&pixel_values, &Pass::Train(training))?;
             let batch_loss =
                 ops::cross_entropy(&logits, &batch.labels, self.settings.label_smoothing as f32)?;

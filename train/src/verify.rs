@@ -5,25 +5,42 @@
 
 use crate::optimizer::{AdamW, AdamWSettings, Decayed};
 use crate::trainer::trained_parameters;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use featherlight::model::{AdapterConfig, Classifier, ModelError, ModelFolder, attach_new, v5_name};
 use featherlight::nn::{Parameter, Pass, Trainable};
 use featherlight::ops::cross_entropy;
+use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Largest difference of a loss.
-const LOSS_TOLERANCE: f64 = 1e-4;
-/// Largest difference of a gradient norm.
-const NORM_TOLERANCE: f64 = 1e-3;
-/// Largest difference of a trained weight.
-const WEIGHT_TOLERANCE: f64 = 1e-4;
-/// Largest difference of a gradient, as a share of the largest value of its tensor; [`GRADIENT_FLOOR`] is added.
-const GRADIENT_TOLERANCE: f64 = 1e-3;
+/// How far a computation may be from its reference.
+#[derive(Clone, Copy)]
+struct Tolerances {
+    /// Largest difference of a loss.
+    loss: f64,
+    /// Largest difference of a gradient norm.
+    norm: f64,
+    /// Largest difference of a trained weight.
+    weight: f64,
+    /// Largest difference of a gradient, as a share of the largest value of its tensor; `GRADIENT_FLOOR` is added.
+    gradient: f64,
+}
+
 const GRADIENT_FLOOR: f64 = 1e-6;
+
+impl Tolerances {
+    /// In 16 bits a value has 8 (bf16) or 11 (f16) of f32's 24 bits, and a run's weights move by about the learning rate a
+    /// step whichever way a small gradient is rounded.
+    fn of(placement: &Placement) -> Self {
+        match placement.dtype {
+            DType::F32 | DType::F64 => Self { loss: 1e-4, norm: 1e-3, weight: 1e-4, gradient: 1e-3 },
+            _ => Self { loss: 2e-2, norm: 1e-1, weight: 2e-2, gradient: 1e-1 },
+        }
+    }
+}
 
 /// What a folder of references came to.
 #[derive(Debug)]
@@ -84,11 +101,11 @@ pub enum VerifyError {
     Candle(#[from] candle_core::Error),
 }
 
-/// Compares with every reference in the folders of `root`, in the order of their names.
+/// Compares with every reference in the folders of `root`, in the order of their names, what models at `placement` give.
 ///
 /// # Errors
 /// If the root holds no reference, or one cannot be read.
-pub fn verify_goldens(root: &Path) -> Result<Vec<Outcome>, VerifyError> {
+pub fn verify_goldens(root: &Path, placement: &Placement) -> Result<Vec<Outcome>, VerifyError> {
     let unusable = |problem: String| VerifyError::Unusable { path: root.to_owned(), problem };
     let entries = std::fs::read_dir(root).map_err(|error| unusable(error.to_string()))?;
     let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -96,9 +113,9 @@ pub fn verify_goldens(root: &Path) -> Result<Vec<Outcome>, VerifyError> {
     let mut outcomes = Vec::new();
     for folder in folders {
         let compared = if folder.join("trace.json").is_file() {
-            Some(("training run", replay(&folder)))
+            Some(("training run", replay(&folder, placement)))
         } else if folder.join("expected_gradients.safetensors").is_file() {
-            Some(("gradients", gradients(&folder)))
+            Some(("gradients", gradients(&folder, placement)))
         } else {
             None
         };
@@ -154,11 +171,12 @@ impl References {
 }
 
 /// The gradients of the mean cross-entropy, evaluation mode, for every parameter.
-fn gradients(folder: &Path) -> Result<Verdict, VerifyError> {
-    let model = ModelFolder::open(folder)?.load(Trainable::All)?;
+fn gradients(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyError> {
+    let model = ModelFolder::open(folder)?.load(Trainable::All, placement)?;
     let expected = References::open(folder.join("expected_gradients.safetensors"))?;
     let inputs = References::open(folder.join("expected.safetensors"))?;
-    let logits = model.forward(inputs.get("pixel_values")?, &Pass::Eval)?;
+    let tolerances = Tolerances::of(placement);
+    let logits = model.forward(&inputs.get("pixel_values")?.to_device(&placement.device)?, &Pass::Eval)?;
     let loss = cross_entropy(&logits, &expected.labels()?, 0.0)?;
     let store = loss.backward()?;
     let mut worst = 0f64;
@@ -167,8 +185,8 @@ fn gradients(folder: &Path) -> Result<Verdict, VerifyError> {
         let Some(found) = store.get(parameter.tensor()) else {
             return Ok(Verdict::Different(format!("{} has no gradient", parameter.name())));
         };
-        let allowed = GRADIENT_TOLERANCE * largest(want)? + GRADIENT_FLOOR;
-        let share = largest(&(found - want)?)? / allowed;
+        let allowed = tolerances.gradient * largest(want)? + GRADIENT_FLOOR;
+        let share = largest(&(found.to_device(&Device::Cpu)? - want)?)? / allowed;
         if exceeds(share, 1.0) {
             return Ok(Verdict::Different(format!(
                 "{}: {share:.2} times the difference allowed",
@@ -214,10 +232,10 @@ impl Trace {
         Ok(trace)
     }
 
-    fn model(&self, folder: &Path) -> Result<Box<dyn Classifier>, VerifyError> {
+    fn model(&self, folder: &Path, placement: &Placement) -> Result<Box<dyn Classifier>, VerifyError> {
         let base = folder.parent().unwrap_or(Path::new(".")).join(&self.base);
         let trainable = if self.lora.is_some() { Trainable::Head } else { Trainable::All };
-        let mut model = ModelFolder::open(&base)?.load(trainable)?;
+        let mut model = ModelFolder::open(&base)?.load(trainable, placement)?;
         if let Some(lora) = &self.lora {
             let config = AdapterConfig {
                 rank: lora.r,
@@ -233,10 +251,10 @@ impl Trace {
 }
 
 /// A training run of the reference stack, step by step, from the reference's own first weights.
-fn replay(folder: &Path) -> Result<Verdict, VerifyError> {
+fn replay(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyError> {
     let trace = Trace::open(&folder.join("trace.json"))?;
     let references = References::open(folder.join("trace.safetensors"))?;
-    let model = trace.model(folder)?;
+    let model = trace.model(folder, placement)?;
     let parameters = trained_parameters(&*model);
     let runtime_names: Vec<String> =
         parameters.iter().map(|parameter| runtime_name(parameter, trace.lora.is_some())).collect();
@@ -246,7 +264,8 @@ fn replay(folder: &Path) -> Result<Verdict, VerifyError> {
         return Ok(Verdict::Different(format!("{found} trained parameters, the reference has {expected}")));
     }
     for (parameter, name) in parameters.iter().zip(&runtime_names) {
-        Var::from_tensor(parameter.tensor())?.set(references.get(&format!("initial.{name}"))?)?;
+        let first = references.get(&format!("initial.{name}"))?.to_device(&placement.device)?;
+        Var::from_tensor(parameter.tensor())?.set(&first)?;
     }
     let settings = AdamWSettings {
         beta_1: trace.betas.0,
@@ -255,7 +274,8 @@ fn replay(folder: &Path) -> Result<Verdict, VerifyError> {
         weight_decay: trace.weight_decay,
     };
     let mut optimizer = AdamW::new(&parameters, settings, Decayed::All)?;
-    let (pixel_values, labels) = (references.get("pixel_values")?, references.labels()?);
+    let pixel_values = references.get("pixel_values")?.to_device(&placement.device)?;
+    let (labels, tolerances) = (references.labels()?, Tolerances::of(placement));
     let mut worst = [0f64; 3];
     for (step, learning_rate) in trace.lr.iter().enumerate() {
         let (mut gradients, mut loss) = (optimizer.gradients(), 0f64);
@@ -273,7 +293,7 @@ fn replay(folder: &Path) -> Result<Verdict, VerifyError> {
         let norm = gradients.clip(trace.max_grad_norm)?;
         let (loss_difference, norm_difference) =
             ((loss - trace.loss[step]).abs(), (norm - trace.grad_norm[step]).abs());
-        if exceeds(loss_difference, LOSS_TOLERANCE) || exceeds(norm_difference, NORM_TOLERANCE) {
+        if exceeds(loss_difference, tolerances.loss) || exceeds(norm_difference, tolerances.norm) {
             return Ok(Verdict::Different(format!(
                 "step {step}: loss {loss} for {}, gradient norm {norm} for {}",
                 trace.loss[step], trace.grad_norm[step]
@@ -283,8 +303,10 @@ fn replay(folder: &Path) -> Result<Verdict, VerifyError> {
         optimizer.step(&gradients, *learning_rate)?;
     }
     for (parameter, name) in parameters.iter().zip(&runtime_names) {
-        let difference = largest(&(parameter.tensor() - references.get(&format!("final.{name}"))?)?)?;
-        if exceeds(difference, WEIGHT_TOLERANCE) {
+        let difference = largest(
+            &(parameter.tensor().to_device(&Device::Cpu)? - references.get(&format!("final.{name}"))?)?,
+        )?;
+        if exceeds(difference, tolerances.weight) {
             return Ok(Verdict::Different(format!("{name}: final weights differ by {difference:.1e}")));
         }
         worst[2] = worst[2].max(difference);

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use featherlight::model::{AdapterConfig, Inspection, Photo};
 use featherlight::model::{Classifier, Head, LoadedModel, ModelFolder};
 use featherlight::nn::Trainable;
+use featherlight::ops::device::{DeviceInfo, Placement, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Variation};
 use featherlight_train::fit::{FitError, fit};
@@ -70,6 +71,8 @@ fn from_scratch(model: PathBuf, output: PathBuf) -> FitSettings {
         },
         loader_threads: number(2),
         save_dtype: DType::F32,
+        device: DeviceInfo::Cpu,
+        precision: Precision::F32,
     }
 }
 
@@ -105,7 +108,7 @@ fn tensors(file: &Path) -> HashMap<String, Tensor> {
 fn logits(folder: &ModelFolder) -> Vec<Vec<f32>> {
     let processor = folder.processor().expect("a processor");
     let (height, width) = processor.output_size();
-    let loaded = LoadedModel::load(folder).unwrap_or_else(|error| panic!("{error}"));
+    let loaded = LoadedModel::load(folder, &Placement::CPU).unwrap_or_else(|error| panic!("{error}"));
     let values: Vec<f32> = (0..3 * height * width).map(|i| ((i * 37 % 255) as f32 - 127.0) / 127.0).collect();
     loaded.logits(&[Photo::Tensor(&values)]).expect("logits")
 }
@@ -350,5 +353,7 @@ fn a_timm_model_becomes_a_folder_in_the_hugging_face_layout() {
 fn load(folder: &ModelFolder) -> (Box<dyn Classifier>, Head) {
     let labels: Vec<String> = (0..10).map(|label| label.to_string()).collect();
     let config = folder.config().with_labels(&labels);
-    folder.load_for(&config, Trainable::None, Randomness::new(1)).unwrap_or_else(|error| panic!("{error}"))
+    folder
+        .load_for(&config, Trainable::None, Randomness::new(1), &Placement::CPU)
+        .unwrap_or_else(|error| panic!("{error}"))
 }

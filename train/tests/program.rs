@@ -69,8 +69,8 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
         (&["fit", "--data", "d", "--model", "m", "--output", "o", "--init", "random"][..], "--method full"),
         (&["fit", "--data", "d", "--model", "m", "--output", "o", "--resume"], "--resume"),
         (
-            &["fit", "--data", "d", "--model", "m", "--output", "o", "--dtype", "bf16"],
-            "[possible values: auto, f32]",
+            &["fit", "--data", "d", "--model", "m", "--output", "o", "--dtype", "int8"],
+            "auto, f32, bf16 or f16 wanted",
         ),
         (&["fit", "--data", "d", "--model", "m"], "--output"),
         (&["teach"], "teach"),

@@ -3,6 +3,8 @@
 //! Every folder of a goldens root (`tests/goldens`, or `FEATHERLIGHT_GOLDENS`), through the code of
 //! `featherlight-train verify`.
 
+use candle_core::{DType, Device};
+use featherlight::ops::device::Placement;
 use featherlight_train::verify::{Verdict, verify_goldens};
 use std::path::{Path, PathBuf};
 
@@ -13,13 +15,29 @@ fn root() -> PathBuf {
 
 #[test]
 fn gradients_and_training_runs_are_those_of_the_reference() {
-    let outcomes = verify_goldens(&root()).unwrap();
+    let outcomes = verify_goldens(&root(), &Placement::CPU).unwrap();
     outcomes.iter().for_each(|outcome| println!("{outcome}"));
     assert!(outcomes.iter().all(|outcome| !outcome.failed()));
     for subject in ["gradients", "training run"] {
         let same = |o: &&_| matches!(o, featherlight_train::verify::Outcome { subject: s, verdict: Verdict::Same(_), .. } if *s == subject);
         assert!(outcomes.iter().filter(same).count() > 0, "no {subject} compared");
     }
+}
+
+/// In f64 the CPU has no kernels: every op is composed of candle's operations, as it is on a device without a kernel for it.
+#[test]
+fn gradients_and_training_runs_of_the_composed_ops_are_those_of_the_reference() {
+    let outcomes = verify_goldens(&root(), &Placement { device: Device::Cpu, dtype: DType::F64 }).unwrap();
+    outcomes.iter().for_each(|outcome| println!("{outcome}"));
+    assert!(outcomes.iter().all(|outcome| !outcome.failed()));
+    assert!(outcomes.iter().any(|outcome| matches!(outcome.verdict, Verdict::Same(_))));
+}
+
+#[test]
+fn in_bf16_gradients_and_training_runs_stay_near_the_reference() {
+    let outcomes = verify_goldens(&root(), &Placement { device: Device::Cpu, dtype: DType::BF16 }).unwrap();
+    outcomes.iter().for_each(|outcome| println!("{outcome}"));
+    assert!(outcomes.iter().all(|outcome| !outcome.failed()));
 }
 
 #[test]
@@ -42,7 +60,7 @@ fn a_run_that_differs_from_its_reference_is_told_so() {
     json["lr"][1] = serde_json::json!(json["lr"][1].as_f64().unwrap() + 0.01);
     std::fs::write(&trace, json.to_string()).unwrap();
 
-    let outcomes = verify_goldens(folder.path()).unwrap();
+    let outcomes = verify_goldens(folder.path(), &Placement::CPU).unwrap();
     let failed: Vec<String> = outcomes.iter().filter(|o| o.failed()).map(|o| o.to_string()).collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert!(failed[0].contains("trace-lora") && failed[0].contains("step 2"), "{failed:?}");

@@ -14,6 +14,7 @@ use crate::demo;
 use featherlight::image::Processor;
 use featherlight::model::{Inspection, LoadedModel, ModelFolder, build};
 use featherlight::nn::{RandomSource, Trainable};
+use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
 use serde_json::{Value, json};
 use std::error::Error;
@@ -30,7 +31,8 @@ pub fn run(arguments: &cli::Bench) -> Result<(), Box<dyn Error>> {
         Subject::Server(server) => serve(arguments, server),
         Subject::Config(config) => {
             let folder = ModelFolder::open(config)?;
-            let classifier = build(folder.config(), &RandomSource(Randomness::new(0)), Trainable::None)?;
+            let classifier =
+                build(folder.config(), &RandomSource(Randomness::new(0)), Trainable::None, &Placement::CPU)?;
             let processor = folder.processor_or_plain()?;
             model(
                 arguments,
@@ -42,7 +44,7 @@ pub fn run(arguments: &cli::Bench) -> Result<(), Box<dyn Error>> {
         }
         Subject::Model(path) => {
             let folder = demo::open(path)?;
-            let loaded = LoadedModel::load(&folder)?;
+            let loaded = LoadedModel::load(&folder, &Placement::CPU)?;
             let processor = folder.processor()?;
             model(arguments, &folder, Subject::Model(path), loaded, processor)
         }

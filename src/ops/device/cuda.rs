@@ -43,13 +43,47 @@ fn describe(ordinal: usize) -> Result<CudaInfo, DriverError> {
     })
 }
 
-/// candle's handle of the device. A stream of its own, so that several devices' threads never meet on a default one.
+/// candle's handle of the device, for the calling thread: its work goes to that thread's own stream, which costs no events
+/// between streams. Memory that tensors give back stays with this process, as PyTorch's does: to return it to the system at
+/// every wait for the device, and to ask for it again, takes longer than a pass.
 pub(super) fn open(info: &CudaInfo) -> Result<Device, DeviceError> {
     libraries::load().map_err(|reason| DeviceError::NoCuda { reason })?;
-    Device::new_cuda_with_stream(info.ordinal).map_err(|error| DeviceError::Failed {
-        device: format!("cuda:{}", info.ordinal),
-        reason: error.to_string(),
-    })
+    let failed = |reason: String| DeviceError::Failed { device: format!("cuda:{}", info.ordinal), reason };
+    let device = Device::new_cuda(info.ordinal).map_err(|error| failed(error.to_string()))?;
+    keep_memory(info).map_err(|error| failed(error.to_string()))?;
+    Ok(device)
+}
+
+/// The pool that asynchronous allocations on the device come from.
+fn pool(info: &CudaInfo) -> Result<sys::CUmemoryPool, DriverError> {
+    let device = result::device::get(info.ordinal as i32)?;
+    // SAFETY: `device` came from `cuDeviceGet`.
+    unsafe { result::device::get_default_mem_pool(device) }
+}
+
+fn keep_memory(info: &CudaInfo) -> Result<(), DriverError> {
+    use sys::CUdevice_attribute as Attribute;
+    let device = result::device::get(info.ordinal as i32)?;
+    // SAFETY: as above.
+    let pools = unsafe {
+        result::device::get_attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)?
+    };
+    if pools == 0 {
+        return Ok(());
+    }
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is the device's own, and this attribute's value is a u64 that is read before the call returns.
+    unsafe { result::mem_pool::set_attribute(pool(info)?, attribute, (&raw mut threshold).cast()) }
+}
+
+/// The most memory that this process's tensors have held at once, bytes; `None` where the driver has no pools.
+pub(super) fn peak_memory(info: &CudaInfo) -> Option<u64> {
+    let mut peak = 0u64;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the pool is the device's own, and this attribute's value is a u64.
+    unsafe { result::mem_pool::get_attribute(pool(info).ok()?, attribute, (&raw mut peak).cast()) }.ok()?;
+    Some(peak)
 }
 
 /// Free and total memory. The primary context is retained for the question: cheap once the device is open.

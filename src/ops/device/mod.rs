@@ -152,7 +152,8 @@ impl DeviceInfo {
         }
     }
 
-    /// Opens the device, on the calling thread, for weights in `precision`.
+    /// Opens the device for weights in `precision`. Call it once, on the thread that will compute: tensors of two openings
+    /// do not meet, and the device's work is ordered within that thread alone.
     ///
     /// # Errors
     /// If the driver cannot.
@@ -165,6 +166,18 @@ impl DeviceInfo {
             Self::Cuda(_) => return Err(DeviceError::NotBuilt { wanted: self.name() }),
         };
         Ok(Placement { device, dtype: precision.dtype() })
+    }
+
+    /// The most memory that this process's tensors have held on it at once, bytes; `None` for the CPU, or where the driver
+    /// does not say. The device must have been opened.
+    pub fn peak_memory(&self) -> Option<u64> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(info) => cuda::peak_memory(info),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => None,
+        }
     }
 
     /// Its memory at this moment; `None` for the CPU, or where the driver does not say. The device must have been opened.

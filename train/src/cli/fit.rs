@@ -4,6 +4,7 @@ use super::{SaveType, Where, loader_threads, not_negative, share};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use featherlight::model::AdapterConfig;
+use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, CropScale, Variation};
 use featherlight_train::schedule::Decay;
@@ -148,11 +149,11 @@ pub struct VariationFlags {
 }
 
 impl Fit {
-    /// What the flags mean.
+    /// What the flags mean, on the device that was found for them.
     ///
     /// # Errors
     /// Flags that contradict each other, in words for the person who typed them.
-    pub fn settings(self) -> Result<FitSettings, String> {
+    pub fn settings(self, (device, precision): (DeviceInfo, Precision)) -> Result<FitSettings, String> {
         if self.init == Init::Random && self.method != MethodName::Full {
             let method = self.lora.method(self.method)?;
             return Err(StartError::RandomNotFull(method.to_string()).to_string());
@@ -187,6 +188,8 @@ impl Fit {
             batch_size: self.batch_size,
             loader_threads: loader_threads(self.loader_threads),
             save_dtype: self.save_dtype.dtype(),
+            device,
+            precision,
         })
     }
 }
@@ -239,7 +242,7 @@ mod tests {
         let required = ["featherlight-train", "fit", "--data", "d", "--model", "m", "--output", "o"];
         let cli = Cli::try_parse_from(required.iter().chain(flags)).map_err(|error| error.to_string())?;
         match cli.command {
-            Command::Fit(fit) => fit.settings(),
+            Command::Fit(fit) => fit.settings((DeviceInfo::Cpu, Precision::F32)),
             other => Err(format!("{other:?}")),
         }
     }
@@ -281,8 +284,9 @@ mod tests {
             (["--batch-size", "0"], "non-zero"),
             (["--scheduler", "step"], "linear, cosine"),
             (["--crop-scale", "2"], "at most 1"),
-            (["--device", "cuda"], "auto, cpu"),
-            (["--dtype", "bf16"], "auto, f32"),
+            (["--device", "gpu"], "auto, cpu, cuda"),
+            (["--device", "cuda:0,1"], "a single device"),
+            (["--dtype", "int8"], "auto, f32, bf16"),
         ] {
             let error = fit(&flags).unwrap_err();
             assert!(error.contains(flags[0]) && error.contains(wanted), "{flags:?}: {error}");

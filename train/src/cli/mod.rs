@@ -7,6 +7,7 @@ pub use fit::Fit;
 use candle_core::DType;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use featherlight::ops::device::{DeviceError, DeviceInfo, DeviceRequest, Precision, PrecisionRequest};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -36,24 +37,6 @@ pub enum Command {
     Verify(Verify),
 }
 
-/// Devices that this build can use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best there is
-    Auto,
-    /// The processor
-    Cpu,
-}
-
-/// Number types that this build can compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Compute {
-    /// The device's usual
-    Auto,
-    /// 32-bit floats
-    F32,
-}
-
 /// Number types that weights can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SaveType {
@@ -65,15 +48,39 @@ pub enum SaveType {
     Bf16,
 }
 
-/// Where a job computes. The CPU in f32 is what this build has.
+/// Where a job computes.
 #[derive(Debug, Args)]
 pub struct Where {
-    /// Where to compute
-    #[arg(long, env = "FEATHERLIGHT_DEVICE", value_enum, default_value = "auto")]
-    pub device: Device,
-    /// What to compute in
-    #[arg(long, env = "FEATHERLIGHT_DTYPE", value_enum, default_value = "auto")]
-    pub dtype: Compute,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, env = "FEATHERLIGHT_DEVICE", value_name = "DEVICE", default_value = "auto", value_parser = one_device)]
+    pub device: DeviceRequest,
+    /// What to compute in: auto, f32, bf16 or f16; what is trained is kept in f32 all the same
+    #[arg(long, env = "FEATHERLIGHT_DTYPE", value_name = "DTYPE", default_value = "auto")]
+    pub dtype: PrecisionRequest,
+}
+
+impl Where {
+    /// The device and the number format that this comes to here.
+    ///
+    /// # Errors
+    /// If the device is not there, or does not compute in the format.
+    pub fn find(&self) -> Result<(DeviceInfo, Precision), DeviceError> {
+        let found = self.device.find()?;
+        if let Some(reason) = found.fallback {
+            tracing::info!("computing on the CPU: {reason}");
+        }
+        let device = found.devices.into_iter().next().unwrap_or(DeviceInfo::Cpu);
+        let precision = self.dtype.on(&device)?;
+        Ok((device, precision))
+    }
+}
+
+/// A device, not a list of them: a job computes on one.
+fn one_device(text: &str) -> Result<DeviceRequest, String> {
+    match text.parse()? {
+        DeviceRequest::Cuda(devices) if devices.len() > 1 => Err("a single device wanted".to_owned()),
+        request => Ok(request),
+    }
 }
 
 /// `featherlight-train merge`.

@@ -1,0 +1,225 @@
+//! Attention composed of candle's operations: what runs where there is no kernel for it.
+//!
+//! Scores and probabilities are f32 whatever the tensors are; products run in the tensors' own format. Samples are taken a
+//! few at a time, so that the matrices of tokens × tokens stay within a budget.
+
+use super::attention::{Attention, RelativePositions};
+use candle_core::{D, DType, DeviceLocation, Result, Tensor};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Scores held at once, a matrix of tokens × tokens for each head of each sample: 512 MiB in f32.
+const MOST_SCORES: usize = 128 << 20;
+
+/// The context `[batch, tokens, hidden]`.
+pub(super) fn forward(
+    qkv: &Tensor,
+    bias: Option<(&Tensor, RelativePositions)>,
+    settings: Attention,
+) -> Result<Tensor> {
+    let bias = bias.map(|(table, grid)| bias_matrix(&table.detach(), grid)).transpose()?;
+    let contexts = pieces(qkv, settings)?
+        .into_iter()
+        .map(|(start, samples)| {
+            let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings.heads)?;
+            let probabilities = parts.probabilities(bias.as_ref(), settings)?.to_dtype(qkv.dtype())?;
+            parts.join(&probabilities.matmul(&parts.value)?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&contexts, 0)
+}
+
+/// Gradients of `qkv` and, where it is wanted, of the table. Probabilities are computed again.
+pub(super) fn backward(
+    qkv: &Tensor,
+    bias: Option<(&Tensor, RelativePositions)>,
+    grad: &Tensor,
+    settings: Attention,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let matrix = bias.map(|(table, grid)| bias_matrix(&table.detach(), grid)).transpose()?;
+    let wanted = bias.filter(|(table, _)| table.track_op());
+    let (mut grads, mut matrix_grad) = (Vec::new(), None::<Tensor>);
+    for (start, samples) in pieces(qkv, settings)? {
+        let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings.heads)?;
+        let grad = parts.split(&grad.narrow(0, start, samples)?.contiguous()?)?;
+        let p = parts.probabilities(matrix.as_ref(), settings)?;
+        let grad_value = p.to_dtype(qkv.dtype())?.t()?.matmul(&grad)?;
+        let grad_p = grad.matmul(&parts.value.t()?)?.to_dtype(DType::F32)?;
+        let dot = (&grad_p * &p)?.sum_keepdim(D::Minus1)?;
+        let grad_scores = (p * grad_p.broadcast_sub(&dot)?)?;
+        if wanted.is_some() {
+            let (heads, tokens) = (settings.heads, parts.tokens);
+            let sum = grad_scores.reshape((samples, heads, tokens, tokens))?.sum(0)?;
+            matrix_grad = Some(match matrix_grad {
+                Some(total) => (total + sum)?,
+                None => sum,
+            });
+        }
+        let grad_scores = grad_scores.affine(f64::from(settings.scale), 0.0)?.to_dtype(qkv.dtype())?;
+        let grad_query = grad_scores.matmul(&parts.key)?;
+        let grad_key = grad_scores.t()?.matmul(&parts.query)?;
+        grads.push(parts.pack(&[grad_query, grad_key, grad_value])?);
+    }
+    let grad_table = match (wanted, matrix_grad) {
+        (Some((table, grid)), Some(matrix)) => Some(table_gradient(&matrix, grid)?.to_dtype(table.dtype())?),
+        _ => None,
+    };
+    Ok((Tensor::cat(&grads, 0)?, grad_table))
+}
+
+/// (first sample, samples) of each piece.
+fn pieces(qkv: &Tensor, settings: Attention) -> Result<Vec<(usize, usize)>> {
+    let (batch, tokens, _) = qkv.dims3()?;
+    let most = (MOST_SCORES / (settings.heads * tokens * tokens).max(1)).max(1);
+    Ok((0..batch).step_by(most).map(|start| (start, most.min(batch - start))).collect())
+}
+
+/// Query, key and value of some samples, `[samples · heads, tokens, head_size]` each.
+struct Parts {
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    samples: usize,
+    tokens: usize,
+    heads: usize,
+    head_size: usize,
+}
+
+impl Parts {
+    fn of(qkv: &Tensor, heads: usize) -> Result<Self> {
+        let (samples, tokens, packed) = qkv.dims3()?;
+        let head_size = packed / (3 * heads);
+        let parts = qkv.reshape((samples, tokens, 3, heads, head_size))?.permute((2, 0, 3, 1, 4))?;
+        let parts = parts.contiguous()?.reshape((3, samples * heads, tokens, head_size))?;
+        let part = |index| parts.get(index);
+        let (query, key, value) = (part(0)?, part(1)?, part(2)?);
+        Ok(Self { query, key, value, samples, tokens, heads, head_size })
+    }
+
+    /// softmax(q · kᵀ · scale + bias), `[samples · heads, tokens, tokens]`, f32.
+    fn probabilities(&self, bias: Option<&Tensor>, settings: Attention) -> Result<Tensor> {
+        let scores = self.query.matmul(&self.key.t()?)?.to_dtype(DType::F32)?;
+        let scores = scores.affine(f64::from(settings.scale), 0.0)?;
+        let scores = match bias {
+            Some(bias) => scores
+                .reshape((self.samples, self.heads, self.tokens, self.tokens))?
+                .broadcast_add(bias)?
+                .reshape((self.samples * self.heads, self.tokens, self.tokens))?,
+            None => scores,
+        };
+        let exponentials = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)
+    }
+
+    /// `[samples · heads, tokens, head_size]` → `[samples, tokens, hidden]`.
+    fn join(&self, values: &Tensor) -> Result<Tensor> {
+        let values = values.reshape((self.samples, self.heads, self.tokens, self.head_size))?;
+        values.transpose(1, 2)?.reshape((self.samples, self.tokens, self.heads * self.head_size))
+    }
+
+    /// The inverse of [`Parts::join`].
+    fn split(&self, values: &Tensor) -> Result<Tensor> {
+        let values = values.reshape((self.samples, self.tokens, self.heads, self.head_size))?;
+        values.transpose(1, 2)?.reshape((self.samples * self.heads, self.tokens, self.head_size))
+    }
+
+    /// Three of them side by side, as `qkv` is packed.
+    fn pack(&self, parts: &[Tensor; 3]) -> Result<Tensor> {
+        let joined = parts.iter().map(|part| self.join(part)).collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&joined, 2)
+    }
+}
+
+/// Which entry of the table belongs to each pair of tokens, row by row.
+fn entries_of_pairs(grid: RelativePositions) -> Vec<u32> {
+    let RelativePositions { height, width } = grid;
+    let (tokens, offsets) = (height * width + 1, grid.offsets());
+    let mut entries = Vec::with_capacity(tokens * tokens);
+    for query in 0..tokens {
+        for key in 0..tokens {
+            entries.push(match (query.checked_sub(1), key.checked_sub(1)) {
+                (None, None) => offsets + 2,
+                (None, Some(_)) => offsets,
+                (Some(_), None) => offsets + 1,
+                (Some(query), Some(key)) => {
+                    let down = query / width + height - 1 - key / width;
+                    let across = query % width + width - 1 - key % width;
+                    down * (2 * width - 1) + across
+                }
+            } as u32);
+        }
+    }
+    entries
+}
+
+thread_local! {
+    /// The pairs' entries on each device that this thread computes on: the same for every layer and pass.
+    static PAIRS: RefCell<HashMap<(usize, usize, DeviceLocation), Tensor>> = RefCell::default();
+}
+
+/// The table `[entries, heads]` spread over all pairs of tokens: `[heads, tokens, tokens]`, f32.
+fn bias_matrix(table: &Tensor, grid: RelativePositions) -> Result<Tensor> {
+    let tokens = grid.height * grid.width + 1;
+    let key = (grid.height, grid.width, table.device().location());
+    let pairs = PAIRS.with_borrow_mut(|known| match known.get(&key) {
+        Some(pairs) => Ok(pairs.clone()),
+        None => {
+            let pairs = Tensor::from_vec(entries_of_pairs(grid), tokens * tokens, table.device())?;
+            known.insert(key, pairs.clone());
+            Result::Ok(pairs)
+        }
+    })?;
+    let spread = table.to_dtype(DType::F32)?.t()?.contiguous()?.index_select(&pairs, 1)?; // [heads, tokens²]
+    spread.reshape((table.dim(1)?, tokens, tokens))
+}
+
+/// The gradient of [`bias_matrix`]: `[heads, tokens, tokens]` → `[entries, heads]`. Sums along diagonals, in a fixed order
+/// and without the serial scatter of an indexed addition.
+fn table_gradient(matrix: &Tensor, grid: RelativePositions) -> Result<Tensor> {
+    let RelativePositions { height, width } = grid;
+    let (heads, patches) = (matrix.dim(0)?, height * width);
+    let between = matrix.narrow(1, 1, patches)?.narrow(2, 1, patches)?.contiguous()?;
+    let by_columns = between.reshape((heads, height, width, height, width))?.permute((0, 1, 3, 2, 4))?;
+    let across =
+        diagonal_sums(&by_columns.contiguous()?.reshape((heads * height * height, width, width))?)?;
+    let by_rows = across.reshape((heads, height, height, 2 * width - 1))?.permute((0, 3, 1, 2))?;
+    let down = diagonal_sums(&by_rows.contiguous()?.reshape((heads * (2 * width - 1), height, height))?)?;
+    let offsets = down.reshape((heads, 2 * width - 1, 2 * height - 1))?.transpose(1, 2)?;
+    let offsets = offsets.contiguous()?.reshape((heads, grid.offsets()))?;
+    let class = matrix.narrow(1, 0, 1)?.squeeze(1)?; // the class token's row, [heads, tokens]
+    let to_patches = class.narrow(1, 1, patches)?.sum_keepdim(1)?;
+    let to_class = matrix.narrow(1, 1, patches)?.narrow(2, 0, 1)?.squeeze(2)?.sum_keepdim(1)?;
+    let to_itself = class.narrow(1, 0, 1)?;
+    Tensor::cat(&[&offsets, &to_patches, &to_class, &to_itself], 1)?.t()?.contiguous()
+}
+
+/// `[n, size, size]` → `[n, 2 · size − 1]`: entry c sums the values whose row − column is c − size + 1. With its columns
+/// reversed and size zeros behind each row, the matrix read again with rows one shorter has its diagonals below each other.
+fn diagonal_sums(matrices: &Tensor) -> Result<Tensor> {
+    let (n, size, _) = matrices.dims3()?;
+    let padded = matrices.flip(&[2])?.contiguous()?.pad_with_zeros(2, 0, size)?;
+    let skewed = padded.reshape((n, 2 * size * size))?.narrow(1, 0, size * (2 * size - 1))?;
+    skewed.contiguous()?.reshape((n, size, 2 * size - 1))?.sum(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn the_table_s_gradient_sums_every_pair_into_its_entry() {
+        let grid = RelativePositions { height: 2, width: 3 };
+        let (tokens, heads) = (7, 2);
+        let values: Vec<f32> = (0..heads * tokens * tokens).map(|v| (v * v % 31) as f32).collect();
+        let matrix = Tensor::from_slice(&values, (heads, tokens, tokens), &Device::Cpu).expect("a tensor");
+        let mut want = vec![vec![0f32; heads]; grid.entries()];
+        for (head, values) in values.chunks(tokens * tokens).enumerate() {
+            for (entry, value) in entries_of_pairs(grid).into_iter().zip(values) {
+                want[entry as usize][head] += value;
+            }
+        }
+        let found = table_gradient(&matrix, grid).and_then(|table| table.to_vec2::<f32>());
+        assert_eq!(found.expect("sums"), want);
+    }
+}
