@@ -4,6 +4,7 @@
 //! few at a time, so that the matrices of tokens × tokens stay within a budget.
 
 use super::attention::{Attention, RelativePositions};
+use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
 use candle_core::{D, DType, DeviceLocation, Result, Tensor};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ pub(super) fn forward(
         .into_iter()
         .map(|(start, samples)| {
             let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings.heads)?;
-            let probabilities = parts.probabilities(bias.as_ref(), settings)?.to_dtype(qkv.dtype())?;
+            let probabilities = parts.probabilities(bias.as_ref(), settings)?;
             parts.join(&probabilities.matmul(&parts.value)?)
         })
         .collect::<Result<Vec<_>>>()?;
@@ -43,8 +44,14 @@ pub(super) fn backward(
         let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings.heads)?;
         let grad = parts.split(&grad.narrow(0, start, samples)?.contiguous()?)?;
         let p = parts.probabilities(matrix.as_ref(), settings)?;
-        let grad_value = p.to_dtype(qkv.dtype())?.t()?.matmul(&grad)?;
-        let grad_p = grad.matmul(&parts.value.t()?)?.to_dtype(DType::F32)?;
+        let grad_value = p.t()?.matmul(&grad)?;
+        let grad_p = grad.matmul(&parts.value.t()?)?;
+        if on_cuda(qkv) && wanted.is_none() {
+            let grad_scores = score_gradients(&p, &grad_p, settings.scale)?;
+            grads.push(parts.gradients(&grad_scores, grad_value)?);
+            continue;
+        }
+        let (p, grad_p) = (p.to_dtype(DType::F32)?, grad_p.to_dtype(DType::F32)?);
         let dot = (&grad_p * &p)?.sum_keepdim(D::Minus1)?;
         let grad_scores = (p * grad_p.broadcast_sub(&dot)?)?;
         if wanted.is_some() {
@@ -56,15 +63,29 @@ pub(super) fn backward(
             });
         }
         let grad_scores = grad_scores.affine(f64::from(settings.scale), 0.0)?.to_dtype(qkv.dtype())?;
-        let grad_query = grad_scores.matmul(&parts.key)?;
-        let grad_key = grad_scores.t()?.matmul(&parts.query)?;
-        grads.push(parts.pack(&[grad_query, grad_key, grad_value])?);
+        grads.push(parts.gradients(&grad_scores, grad_value)?);
     }
     let grad_table = match (wanted, matrix_grad) {
         (Some((table, grid)), Some(matrix)) => Some(table_gradient(&matrix, grid)?.to_dtype(table.dtype())?),
         _ => None,
     };
     Ok((Tensor::cat(&grads, 0)?, grad_table))
+}
+
+/// The kernel in attention.cu: scale · p ∘ (dp − Σ dp ∘ p).
+fn score_gradients(p: &Tensor, grad_p: &Tensor, scale: f32) -> Result<Tensor> {
+    let tokens = p.dim(D::Minus1)?;
+    let rows = p.elem_count() / tokens.max(1);
+    let arguments = [
+        Argument::Tensor(0),
+        Argument::Tensor(1),
+        Argument::F32(scale),
+        Argument::U64(rows as u64),
+        Argument::U32(tokens as u32),
+    ];
+    let geometry = Geometry::Rows(rows);
+    let kernel = Kernel { file: File::Attention, name: "score_gradients", geometry, arguments: &arguments };
+    kernel.run(&[p, grad_p])
 }
 
 /// (first sample, samples) of each piece.
@@ -96,9 +117,13 @@ impl Parts {
         Ok(Self { query, key, value, samples, tokens, heads, head_size })
     }
 
-    /// softmax(q · kᵀ · scale + bias), `[samples · heads, tokens, tokens]`, f32.
+    /// softmax(q · kᵀ · scale + bias), `[samples · heads, tokens, tokens]`.
     fn probabilities(&self, bias: Option<&Tensor>, settings: Attention) -> Result<Tensor> {
-        let scores = self.query.matmul(&self.key.t()?)?.to_dtype(DType::F32)?;
+        let scores = self.query.matmul(&self.key.t()?)?;
+        if on_cuda(&scores) {
+            return self.probabilities_by_kernel(&scores, bias, settings.scale);
+        }
+        let (compute, scores) = (scores.dtype(), scores.to_dtype(DType::F32)?);
         let scores = scores.affine(f64::from(settings.scale), 0.0)?;
         let scores = match bias {
             Some(bias) => scores
@@ -108,7 +133,29 @@ impl Parts {
             None => scores,
         };
         let exponentials = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)
+        exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?.to_dtype(compute)
+    }
+
+    fn probabilities_by_kernel(&self, scores: &Tensor, bias: Option<&Tensor>, scale: f32) -> Result<Tensor> {
+        let rows = self.samples * self.heads * self.tokens;
+        let arguments = [
+            Argument::Tensor(0),
+            if bias.is_some() { Argument::Tensor(1) } else { Argument::Absent },
+            Argument::F32(scale),
+            Argument::U64(rows as u64),
+            Argument::U32(self.heads as u32),
+            Argument::U32(self.tokens as u32),
+        ];
+        let geometry = Geometry::Rows(rows);
+        let kernel = Kernel { file: File::Attention, name: "probabilities", geometry, arguments: &arguments };
+        kernel.run(&std::iter::once(scores).chain(bias).collect::<Vec<_>>())
+    }
+
+    /// The gradients of query, key and value from those of the unscaled scores, packed as `qkv` is.
+    fn gradients(&self, grad_scores: &Tensor, grad_value: Tensor) -> Result<Tensor> {
+        let grad_query = grad_scores.matmul(&self.key)?;
+        let grad_key = grad_scores.t()?.matmul(&self.query)?;
+        self.pack(&[grad_query, grad_key, grad_value])
     }
 
     /// `[samples · heads, tokens, head_size]` → `[samples, tokens, hidden]`.

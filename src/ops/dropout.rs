@@ -1,6 +1,7 @@
 //! Dropout (Srivastava et al. 2014) whose mask is a function of a key and a place: it is drawn again in the backward pass
 //! rather than kept, by any number of threads, and the same on every device.
 
+use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
 use super::profile::timed;
 use super::recorded::{has_kernel, record1};
 use super::tensor_slice::{argument, storage, with_values};
@@ -55,8 +56,21 @@ impl Dropout {
         out
     }
 
-    /// Composed: the mask is a tensor of its own.
+    /// By a CUDA kernel; elsewhere composed, the mask a tensor of its own.
     fn composed(&self, values: &Tensor) -> Result<Tensor> {
+        if on_cuda(values) {
+            let count = values.elem_count();
+            let arguments = [
+                Argument::Tensor(0),
+                Argument::U64(self.key),
+                Argument::F32(self.probability),
+                Argument::F32(self.factor()),
+                Argument::U64(count as u64),
+            ];
+            let geometry = Geometry::Values(count);
+            let kernel = Kernel { file: File::Elementwise, name: "dropout", geometry, arguments: &arguments };
+            return kernel.run(&[values]);
+        }
         let mask = self.mask(values)?.to_dtype(values.dtype())?;
         (values * mask)?.affine(f64::from(self.factor()), 0.0)
     }

@@ -1,5 +1,6 @@
 //! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
 
+use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
 use super::math::{erf, exp};
 use super::profile::timed;
 use super::recorded::{has_kernel, record1};
@@ -24,6 +25,14 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// d/dx x·Φ(x) = Φ(x) + x·φ(x), in f32.
 fn composed_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if on_cuda(x) {
+        let count = x.elem_count();
+        let arguments = [Argument::Tensor(0), Argument::Tensor(1), Argument::U64(count as u64)];
+        let geometry = Geometry::Values(count);
+        let kernel =
+            Kernel { file: File::Elementwise, name: "gelu_backward", geometry, arguments: &arguments };
+        return kernel.run(&[x, &grad.contiguous()?]);
+    }
     let wide = x.detach().to_dtype(DType::F32)?;
     let distribution = wide.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?;
     let density = wide.sqr()?.affine(-0.5, 0.0)?.exp()?.affine(f64::from(INVERSE_SQRT_TAU), 0.0)?;

@@ -3,6 +3,7 @@
 //! candle's fused norm loses the gradient silently; this one has a backward pass, which recomputes mean and deviation rather
 //! than keeping them.
 
+use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
 use super::linear::column_sums;
 use super::math::{sum, sum_pairs};
 use super::profile::timed;
@@ -29,11 +30,32 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
         if has_kernel(&x) {
             return x.apply_op3(&weight, &bias, LayerNorm { eps });
         }
-        let normalized = Normalized::of(&x, eps)?.values;
-        let result = normalized.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
-        let result = result.broadcast_add(&bias.detach().to_dtype(DType::F32)?)?.to_dtype(x.dtype())?;
+        let result = if on_cuda(&x) {
+            on_rows("layer_norm", eps, [&x, &weight, &bias])?
+        } else {
+            let normalized = Normalized::of(&x, eps)?.values;
+            let scaled = normalized.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
+            scaled.broadcast_add(&bias.detach().to_dtype(DType::F32)?)?.to_dtype(x.dtype())?
+        };
         record3(LayerNorm { eps }, &x, &weight, &bias, result)
     })
+}
+
+/// One of the kernels in layer_norm.cu: `x` or its gradient first, then the weight.
+fn on_rows(name: &'static str, eps: f32, tensors: [&Tensor; 3]) -> Result<Tensor> {
+    let (count, hidden) = (tensors[0].elem_count(), tensors[1].elem_count());
+    let rows = count / hidden.max(1);
+    let arguments = [
+        Argument::Tensor(0),
+        Argument::Tensor(1),
+        Argument::Tensor(2),
+        Argument::F32(eps),
+        Argument::U64(rows as u64),
+        Argument::U32(hidden as u32),
+    ];
+    let kernel =
+        Kernel { file: File::LayerNorm, name, geometry: Geometry::Rows(rows), arguments: &arguments };
+    kernel.run(&tensors)
 }
 
 /// Composed of candle's operations, in f32: `(x − mean) / deviation`, and `1 / deviation`.
@@ -60,6 +82,10 @@ fn composed_backward(
     grad: &Tensor,
     eps: f32,
 ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    if on_cuda(x) && !weight.track_op() && !bias.track_op() {
+        let grad_x = on_rows("layer_norm_backward", eps, [x, weight, &grad.contiguous()?])?;
+        return Ok((Some(grad_x), None, None));
+    }
     let Normalized { values, inverse } = Normalized::of(x, eps)?;
     let grad = grad.to_dtype(DType::F32)?;
     let sums = |wanted: &Tensor, values: Tensor| {

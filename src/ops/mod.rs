@@ -14,6 +14,7 @@ mod cross_entropy;
 pub mod device;
 mod dropout;
 mod gelu;
+mod launch;
 mod layer_norm;
 mod linear;
 mod math;

@@ -3,6 +3,7 @@
 //! `scale` is the layer scale (BEiT's lambda; Touvron et al. 2021), `factor` a number a sample: stochastic depth (Huang et
 //! al. 2016) makes it 0 or 1/keep, an adapter makes it s for all.
 
+use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
 use super::linear::column_sums;
 use super::profile::timed;
 use super::recorded::{has_kernel, record2, record3};
@@ -55,12 +56,11 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual
             Some(scale) if has_kernel(&x) => x.apply_op3(&y, &scale.contiguous()?, op),
             None if has_kernel(&x) => x.apply_op2(&y, op),
             Some(scale) => {
-                let scaled = y.detach().broadcast_mul(&scale.detach())?;
-                let result = (x.detach() + op.times_factor(scaled)?)?;
+                let result = op.sum(&x, &y, Some(scale))?;
                 record3(op, &x, &y, scale, result)
             }
             None => {
-                let result = (x.detach() + op.times_factor(y.detach())?)?;
+                let result = op.sum(&x, &y, None)?;
                 record2(op, &x, &y, result)
             }
         }
@@ -69,7 +69,62 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual
 
 struct AddResidual(Residual);
 
+/// The kernel in elementwise.cu: `x + factor · factors ∘ scale ∘ y`, what is absent left out.
+fn on_values(
+    x: Option<&Tensor>,
+    y: &Tensor,
+    scale: Option<&Tensor>,
+    factors: Option<&Tensor>,
+    factor: f32,
+) -> Result<Tensor> {
+    let scale = scale.map(Tensor::contiguous).transpose()?;
+    let hidden = y.dims().last().copied().unwrap_or(1);
+    let sample = y.elem_count() / y.dim(0)?.max(1);
+    let mut tensors = vec![y];
+    let mut arguments = [Argument::Absent; 8];
+    arguments[1] = Argument::Tensor(0);
+    for (place, tensor) in [(0, x), (2, scale.as_ref()), (3, factors)] {
+        if let Some(tensor) = tensor {
+            arguments[place] = Argument::Tensor(tensors.len());
+            tensors.push(tensor);
+        }
+    }
+    arguments[4] = Argument::F32(factor);
+    arguments[5] = Argument::U64(y.elem_count() as u64);
+    arguments[6] = Argument::U32(hidden as u32);
+    arguments[7] = Argument::U64(sample as u64);
+    let geometry = Geometry::Values(y.elem_count());
+    let kernel = Kernel { file: File::Elementwise, name: "residual", geometry, arguments: &arguments };
+    kernel.run(&tensors)
+}
+
 impl AddResidual {
+    /// `x + factor · scale ∘ y`, where the CPU's kernel is not for it.
+    fn sum(&self, x: &Tensor, y: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        if on_cuda(y) {
+            return match &self.0 {
+                Residual::Constant(factor) => on_values(Some(x), y, scale, None, *factor),
+                Residual::PerSample(_) => x.detach() + self.scaled_by_kernel(y, scale)?,
+            };
+        }
+        let scaled = match scale {
+            Some(scale) => y.detach().broadcast_mul(&scale.detach())?,
+            None => y.detach(),
+        };
+        x.detach() + self.times_factor(scaled)?
+    }
+
+    /// `factor · scale ∘ y`.
+    fn scaled_by_kernel(&self, y: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        match &self.0 {
+            Residual::Constant(factor) => on_values(None, y, scale, None, *factor),
+            Residual::PerSample(factors) => {
+                let factors = Tensor::from_slice(factors, factors.len(), y.device())?;
+                on_values(None, y, scale, Some(&factors), 1.0)
+            }
+        }
+    }
+
     /// `values · factor`, composed; in f32 where the factor is no simple number.
     fn times_factor(&self, values: Tensor) -> Result<Tensor> {
         match &self.0 {
@@ -91,6 +146,9 @@ impl AddResidual {
         scale: Option<&Tensor>,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if on_cuda(y) && scale.is_none_or(|scale| !scale.track_op()) {
+            return Ok((Some(self.scaled_by_kernel(&grad.contiguous()?, scale)?), None));
+        }
         let weighted = self.times_factor(grad.clone())?;
         let grad_scale = scale.filter(|scale| scale.track_op()).map(|scale| {
             let products = (weighted.to_dtype(DType::F32)? * y.detach().to_dtype(DType::F32)?)?;
