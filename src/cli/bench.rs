@@ -33,6 +33,9 @@ pub struct Bench {
     /// A folder of photos: measure decoding and the model together, or send these to the service
     #[arg(long, env = "FEATHERLIGHT_DECODE", value_name = "DIR")]
     pub decode: Option<PathBuf>,
+    /// Say where the time goes in a pass of the largest batch, op by op
+    #[arg(long, env = "FEATHERLIGHT_PROFILE", value_parser = switch())]
+    pub profile: bool,
     /// Print one JSON object
     #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = switch())]
     pub json: bool,
@@ -63,7 +66,7 @@ impl Bench {
 
     /// Refuses two subjects; one from the environment gives way to one that was typed.
     pub(super) fn settle(&mut self, typed: &Typed<'_>) -> Result<(), clap::Error> {
-        typed.refuse_beside("server", &["config", "model", "batch_size", "device", "dtype"])?;
+        typed.refuse_beside("server", &["config", "model", "batch_size", "profile", "device", "dtype"])?;
         typed.refuse_beside("config", &["model"])?;
         if typed.any(&["config", "model"]).is_some() {
             self.server = None;

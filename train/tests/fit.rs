@@ -357,3 +357,24 @@ fn load(folder: &ModelFolder) -> (Box<dyn Classifier>, Head) {
         .load_for(&config, Trainable::None, Randomness::new(1), &Placement::CPU)
         .unwrap_or_else(|error| panic!("{error}"))
 }
+
+#[test]
+fn a_run_in_bf16_saves_a_model_whose_frozen_weights_lost_nothing() {
+    let output = tempfile::tempdir().expect("a folder");
+    let settings = FitSettings { precision: Precision::Bf16, ..lora(output.path().join("run")) };
+    run(&settings);
+    let base = tensors(&settings.model.join("model.safetensors"));
+    let merged = tensors(&settings.output.join("merged/model.safetensors"));
+    let name = "beit.encoder.layer.0.intermediate.dense.weight";
+    let values = |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("f32 values");
+    assert_eq!(values(&merged[name]), values(&base[name]));
+    let adapter = settings.output.join("adapter");
+    let unmerged = ModelFolder::open(&settings.model).and_then(|folder| folder.with_adapter(Some(&adapter)));
+    let merged = ModelFolder::open(&settings.output.join("merged"));
+    let (unmerged, merged) = (unmerged.expect("an adapter"), merged.expect("a model"));
+    for (left, right) in logits(&unmerged).iter().zip(logits(&merged)) {
+        for (left, right) in left.iter().zip(right) {
+            assert!((left - right).abs() < 1e-4, "{left} {right}");
+        }
+    }
+}

@@ -23,12 +23,11 @@ pub struct Figures {
 /// candle's.
 pub fn measure(
     model: &LoadedModel,
-    (height, width): (usize, usize),
+    size: (usize, usize),
     batch_size: usize,
     time: Duration,
 ) -> candle_core::Result<Figures> {
-    let mut stream = Randomness::new(0).stream(Purpose::Initialize, 0, 0, 0);
-    let values: Vec<f32> = (0..3 * height * width).map(|_| stream.normal()).collect();
+    let values = noise(size);
     let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Tensor(&values)).collect();
     model.logits(&batch)?;
     let (begin, mut times) = (Instant::now(), Vec::new());
@@ -39,6 +38,12 @@ pub fn measure(
     }
     let photos_per_second = (times.len() * batch_size) as f64 / begin.elapsed().as_secs_f64();
     Ok(Figures { batch_size, photos_per_second, times: Times::new(times) })
+}
+
+/// A photo of noise, as the model takes it: `3 × height × width`.
+pub(super) fn noise((height, width): (usize, usize)) -> Vec<f32> {
+    let mut stream = Randomness::new(0).stream(Purpose::Initialize, 0, 0, 0);
+    (0..3 * height * width).map(|_| stream.normal()).collect()
 }
 
 impl Figures {

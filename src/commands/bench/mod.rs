@@ -1,6 +1,7 @@
 //! `featherlight bench`: how fast a model is by itself, behind its engine, or behind a service.
 //!
-//! `forward` measures bare passes, `pipeline` decoding and engine together, `load` a running service; each hands back figures,
+//! `forward` measures bare passes, `profile` their ops, `pipeline` decoding and engine together, `load` a running service; each
+//! hands back figures,
 //! which are printed here, for people or as one JSON object.
 
 mod figures;
@@ -8,6 +9,7 @@ mod forward;
 mod load;
 mod photos;
 mod pipeline;
+mod profile;
 
 use crate::cli::{self, Subject};
 use crate::demo;
@@ -90,6 +92,11 @@ fn model(
         passes.push(figures.to_json());
     }
     report.json("forward", Value::Array(passes));
+    if arguments.profile {
+        let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
+        let figures = profile::measure(&loaded, (height, width), largest)?;
+        report.figure("profile", figures.to_json(), &figures)?;
+    }
     if let Some(photos) = photos {
         let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
         let setup = pipeline::Setup { batch_size: largest, time: arguments.seconds };
