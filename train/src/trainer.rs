@@ -8,11 +8,12 @@ use crate::loader::{Batch, Loader};
 use crate::optimizer::{AdamW, AdamWSettings, Decayed};
 use crate::sampler::shuffled;
 use crate::schedule::{Decay, Schedule, ScheduleError};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use featherlight::image::Normalization;
 use featherlight::model::Classifier;
 use featherlight::nn::{Parameter, Pass, Training};
 use featherlight::ops;
+use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
 use std::num::NonZeroUsize;
 use std::time::Instant;
@@ -39,6 +40,10 @@ pub struct TrainerSettings {
     /// The run's randomness: order, drop path, dropout.
     pub randomness: Randomness,
 }
+
+/// f16 ends at 6e-8, where many gradients still lie (Micikevicius et al. 2018, "Mixed Precision Training", §3.2): they are
+/// computed so many times as large. The other formats have f32's range.
+const F16_LOSS_SCALE: f64 = 1024.0;
 
 /// What an optimiser step found.
 #[derive(Debug, Clone, PartialEq)]
@@ -170,9 +175,11 @@ pub fn train<O: Observer>(
         steps(training, settings),
     );
     let optimizer = AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() };
+    let Placement { device, dtype } = model.placement();
     let mut run = Run {
         model,
-        device: model.placement().device,
+        device,
+        loss_scale: if dtype == DType::F16 { F16_LOSS_SCALE } else { 1.0 },
         normalization,
         settings,
         schedule: schedule.map_err(TrainError::from)?,
@@ -221,6 +228,8 @@ pub fn train<O: Observer>(
 struct Run<'a> {
     model: &'a dyn Classifier,
     device: Device,
+    /// What the loss is multiplied by for the backward pass, and the gradients divided by.
+    loss_scale: f64,
     normalization: &'a Normalization,
     settings: &'a TrainerSettings,
     schedule: Schedule,
@@ -249,7 +258,8 @@ impl Run<'_> {
                 ops::cross_entropy(&logits, &batch.labels, self.settings.label_smoothing as f32)?;
             let share = batch.len() as f64 / photos as f64;
             loss += f64::from(batch_loss.to_scalar::<f32>()?) * share;
-            self.optimizer.accumulate(&mut gradients, &batch_loss.backward()?, share)?;
+            let store = batch_loss.affine(self.loss_scale, 0.0)?.backward()?;
+            self.optimizer.accumulate(&mut gradients, &store, share / self.loss_scale)?;
         }
         if photos == 0 {
             return Ok(None);
