@@ -11,6 +11,10 @@ mod fault;
 #[cfg(feature = "cuda")]
 mod libraries;
 mod request;
+#[cfg(feature = "cuda")]
+mod symbols;
+#[cfg(feature = "cuda")]
+mod trampolines;
 
 pub use fault::Fault;
 pub use request::{DeviceRequest, Found, PrecisionRequest};
