@@ -3,10 +3,11 @@
 //! A data set ([`dataset`], [`split`]) is read in the order of a [`sampler`], decoded and augmented ahead of the step by
 //! a [`loader`] ([`augment`]), and trained on ([`mod@start`], [`trainer`], [`optimizer`]) with the learning rate of a
 //! [`schedule`]. [`mod@fit`] puts a whole run together ([`settings`], [`output`], [`progress`]), [`mod@merge`] and
-//! [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference runs. It uses the library `featherlight`,
-//! which never knows that this package exists.
+//! [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference runs, [`mod@bench`] times the trainer's
+//! steps. It uses the library `featherlight`, which never knows that this package exists.
 
 pub mod augment;
+pub mod bench;
 mod card;
 pub mod dataset;
 pub mod evaluate;

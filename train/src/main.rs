@@ -6,6 +6,7 @@ mod cli;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use featherlight::model::ModelFolder;
+use featherlight_train::bench::bench;
 use featherlight_train::evaluate::evaluate_folder;
 use featherlight_train::fit::fit;
 use featherlight_train::loader;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         cli::Command::Merge(arguments) => run_merge(&arguments),
         cli::Command::Evaluate(arguments) => run_evaluate(&arguments, &mut progress),
         cli::Command::Verify(arguments) => run_verify(&arguments),
+        cli::Command::Bench(arguments) => run_bench(*arguments),
     };
     progress.finish();
     outcome.unwrap_or_else(|error| {
@@ -135,4 +137,20 @@ fn run_verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
         passed &= !outcome.failed();
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_bench(arguments: cli::Bench) -> Result<ExitCode, Box<dyn Error>> {
+    let (device, precision) = arguments.place.find()?;
+    let json = arguments.json;
+    let figures = match arguments.settings(device, precision) {
+        Ok(settings) => bench(&settings)?,
+        Err(problem) => cli::Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),
+    };
+    let mut out = std::io::stdout();
+    if json {
+        writeln!(out, "{}", figures.to_json())?;
+    } else {
+        writeln!(out, "{figures}")?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

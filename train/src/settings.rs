@@ -6,6 +6,7 @@ use crate::augment::Augmentation;
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
 use featherlight::model::AdapterConfig;
+use featherlight::nn::Trainable;
 use featherlight::ops::device::{DeviceInfo, Precision};
 use serde_json::{Value, json};
 use std::fmt;
@@ -21,6 +22,16 @@ pub enum Method {
     Full,
     /// The head alone.
     Head,
+}
+
+impl Method {
+    /// Which of the model's own parameters are variables.
+    pub fn trainable(&self) -> Trainable {
+        match self {
+            Self::Full => Trainable::All,
+            Self::Lora(_) | Self::Head => Trainable::Head,
+        }
+    }
 }
 
 impl fmt::Display for Method {

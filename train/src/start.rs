@@ -6,8 +6,9 @@
 use crate::settings::{FitSettings, Method, StartingWeights};
 use featherlight::image::Processor;
 use featherlight::model::{Classifier, Config, Head, ModelError, ModelFolder, attach_new, build};
-use featherlight::nn::{RandomSource, Trainable};
+use featherlight::nn::RandomSource;
 use featherlight::ops::device::Placement;
+use featherlight::randomness::Randomness;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -58,10 +59,7 @@ impl StartingModel {
         refuse_dropout(folder)?;
         let config = folder.config().with_labels(labels).with_single_label();
         let randomness = settings.trainer.randomness;
-        let trainable = match settings.method {
-            Method::Full => Trainable::All,
-            Method::Lora(_) | Method::Head => Trainable::Head,
-        };
+        let trainable = settings.method.trainable();
         let (mut classifier, head, processor) = match settings.starting_weights {
             StartingWeights::Pretrained => {
                 let (classifier, head) = folder.load_for(&config, trainable, randomness, placement)?;
@@ -83,6 +81,28 @@ impl StartingModel {
             attach_new(&mut *classifier, adapter, randomness)?;
         }
         Ok(Self { classifier, config, processor, head })
+    }
+
+    /// The architecture of `folder` with random weights at `placement`, whatever `method` trains of it: nothing can be
+    /// learnt from that, only measured.
+    ///
+    /// # Errors
+    /// Those of [`StartingModel::build`].
+    pub fn random(
+        folder: &ModelFolder,
+        method: &Method,
+        randomness: Randomness,
+        placement: &Placement,
+    ) -> Result<Self, StartError> {
+        refuse_dropout(folder)?;
+        let (config, processor) = (folder.config().clone(), folder.processor_or_plain()?);
+        let classifier = build(&config, &RandomSource(randomness), method.trainable(), placement);
+        let mut classifier = classifier
+            .map_err(|source| ModelError::Parameter { file: folder.path().join("config.json"), source })?;
+        if let Method::Lora(adapter) = method {
+            attach_new(&mut *classifier, adapter, randomness)?;
+        }
+        Ok(Self { classifier, config, processor, head: Head::Fresh })
     }
 }
 

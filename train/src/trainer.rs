@@ -168,27 +168,8 @@ pub fn train<O: Observer>(
     settings: &TrainerSettings,
     observer: &mut O,
 ) -> Result<(), O::Error> {
-    let schedule = Schedule::new(
-        settings.scheduler,
-        settings.learning_rate,
-        settings.warmup_ratio,
-        steps(training, settings),
-    );
-    let optimizer = AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() };
-    let Placement { device, dtype } = model.placement();
-    let mut run = Run {
-        model,
-        device,
-        loss_scale: if dtype == DType::F16 { F16_LOSS_SCALE } else { 1.0 },
-        normalization,
-        settings,
-        schedule: schedule.map_err(TrainError::from)?,
-        optimizer: AdamW::new(&trained_parameters(model), optimizer, Decayed::Matrices)
-            .map_err(TrainError::from)?,
-        steps_an_epoch: steps_of_an_epoch(training, settings).max(1),
-        step: 0,
-        since: Instant::now(),
-    };
+    let steps_an_epoch = steps_of_an_epoch(training, settings).max(1);
+    let mut run = Run::new(model, normalization, settings, steps_an_epoch)?;
     for epoch in 0..settings.epochs {
         let order = shuffled(settings.randomness, epoch, training.photos());
         let mut batches = training.epoch(epoch, order).map_err(TrainError::from)?;
@@ -225,7 +206,8 @@ pub fn train<O: Observer>(
     Ok(())
 }
 
-struct Run<'a> {
+/// A run under way, a step at a time: [`train`] drives it over a loader, a measurement over batches of its own.
+pub struct Run<'a> {
     model: &'a dyn Classifier,
     device: Device,
     /// What the loss is multiplied by for the backward pass, and the gradients divided by.
@@ -241,11 +223,49 @@ struct Run<'a> {
     since: Instant,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// The start of a run of `settings.epochs` epochs of `steps_an_epoch` steps.
+    ///
+    /// # Errors
+    /// If the recipe has no schedule, or the moments find no memory.
+    pub fn new(
+        model: &'a dyn Classifier,
+        normalization: &'a Normalization,
+        settings: &'a TrainerSettings,
+        steps_an_epoch: u64,
+    ) -> Result<Self, TrainError> {
+        let steps = steps_an_epoch * settings.epochs;
+        let schedule =
+            Schedule::new(settings.scheduler, settings.learning_rate, settings.warmup_ratio, steps)?;
+        let optimizer = AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() };
+        let optimizer = AdamW::new(&trained_parameters(model), optimizer, Decayed::Matrices)?;
+        let Placement { device, dtype } = model.placement();
+        Ok(Self {
+            model,
+            device,
+            loss_scale: if dtype == DType::F16 { F16_LOSS_SCALE } else { 1.0 },
+            normalization,
+            settings,
+            schedule,
+            optimizer,
+            steps_an_epoch,
+            step: 0,
+            since: Instant::now(),
+        })
+    }
+
     /// One optimiser step over the micro-batches of `window`, the first of which is `micro_batch` of its epoch. The loss is
     /// the mean over all photos of the window, however they are spread; a window that could not be read makes no step but
     /// keeps its place in the schedule.
-    fn step(&mut self, window: &[Batch], epoch: u64, micro_batch: u64) -> Result<Option<Step>, TrainError> {
+    ///
+    /// # Errors
+    /// If the model fails, or the loss or a gradient is no number any more.
+    pub fn step(
+        &mut self,
+        window: &[Batch],
+        epoch: u64,
+        micro_batch: u64,
+    ) -> Result<Option<Step>, TrainError> {
         let learning_rate = self.schedule.learning_rate(self.step);
         self.step += 1;
         let photos: usize = window.iter().map(Batch::len).sum();

@@ -98,3 +98,29 @@ fn an_output_that_holds_a_run_is_not_touched() {
     assert!(text(&fitted.stderr).contains("--overwrite"), "{}", text(&fitted.stderr));
     assert_eq!(std::fs::read_to_string(folder.path().join("run.json")).expect("still there"), "{}");
 }
+
+#[test]
+fn steps_of_lora_and_of_a_whole_training_are_timed_on_a_bare_config() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::copy(tests("goldens/beit-tiny/config.json"), folder.path().join("config.json")).expect("copied");
+    let bench = |words: &[&str]| {
+        train(
+            &[&["bench", "--steps", "2", "--batch-size", "3"], words].concat(),
+            &[("--config", folder.path())],
+        )
+    };
+    for (method, trained) in [("lora", 3 * 2 * 16 * (48 + 48) + 7 * 48 + 7), ("full", 68263)] {
+        let timed = bench(&["--json", "--method", method]);
+        assert_eq!(timed.status.code(), Some(0), "{}", text(&timed.stderr));
+        let figures: Value = serde_json::from_slice(&timed.stdout).expect("JSON");
+        assert_eq!(figures["trainable_parameters"], trained, "{figures}");
+        let figure = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("no {name}: {figures}"));
+        assert_eq!((figure("steps"), figure("batch_size")), (2.0, 3.0));
+        assert!(figure("min_ms") > 0.0 && figure("median_ms") <= figure("max_ms"), "{figures}");
+        let product = figure("images_per_second") * figure("median_ms") / 1000.0;
+        assert!((product - 3.0).abs() < 1e-6, "{figures}");
+        assert!(figure("peak_memory_bytes") > 1e6 && figure("loss") > 0.0, "{figures}");
+    }
+    assert!(text(&bench(&[]).stdout).contains("images/s"));
+    assert_eq!(bench(&["--method", "full", "--lora-rank", "4"]).status.code(), Some(2));
+}

@@ -195,7 +195,11 @@ impl Fit {
 }
 
 impl Lora {
-    fn method(self, name: MethodName) -> Result<Method, String> {
+    /// The method of that name, adapted as these flags say.
+    ///
+    /// # Errors
+    /// If one of them is given with a method that has no adapters.
+    pub fn method(self, name: MethodName) -> Result<Method, String> {
         let given = [
             ("--lora-rank", self.lora_rank.is_some()),
             ("--lora-alpha", self.lora_alpha.is_some()),

@@ -1,7 +1,9 @@
 //! The command line of `featherlight-train`, and nothing else: what a person may type.
 
+mod bench;
 mod fit;
 
+pub use bench::Bench;
 pub use fit::Fit;
 
 use candle_core::DType;
@@ -35,6 +37,9 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Compare gradients and whole training runs with reference outputs
     Verify(Verify),
+    /// Measure training steps: time and memory
+    #[command(allow_negative_numbers = true)]
+    Bench(Box<Bench>),
 }
 
 /// Number types that weights can be written in.
