@@ -5,7 +5,8 @@
 #
 # Builds with BuildKit and with the older builder. The older one builds every stage above the one asked for, so name the
 # target there, or it fetches CUDA's images too. All base images are arguments: mirrors and machines without a registry
-# give their own. An image for RUNTIME_IMAGE needs glibc and libgcc, no shell.
+# give their own. An image for RUNTIME_IMAGE needs glibc and libgcc, no shell; one for CUDA_RUNTIME_IMAGE also cuBLAS and cuRAND,
+# of the major version of CUDA_BUILD_IMAGE.
 
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
@@ -72,20 +73,33 @@ ENV RUSTUP_HOME=/usr/local/rustup \
     CARGO_HOME=/usr/local/cargo \
     PATH=/usr/local/cargo/bin:${PATH}
 ARG PROFILE=dist
-# The oldest GPU served, as nvcc counts: 80 is Ampere. Newer ones compile the kernels for themselves when they start.
+# The least compute capability served: 8.0, which has bf16. The kernels travel as PTX for it; the driver compiles them for the
+# card at hand when the program opens it, for every later one too.
 ARG CUDA_COMPUTE_CAP=80
 WORKDIR /src
+# As above, the dependencies first: the kernels of candle take twenty minutes of a processor's time.
 COPY Cargo.toml Cargo.lock ./
+COPY train/Cargo.toml train/
+RUN mkdir -p src/bin train/src \
+    && for library in src/lib.rs train/src/lib.rs; do echo '//! Empty.' > "$library"; done \
+    && for program in src/main.rs src/bin/featherlight-healthcheck.rs train/src/main.rs; do \
+         printf '//! Empty.\nfn main() {}\n' > "$program"; \
+       done \
+    && cargo build --workspace --bins --locked --profile "$PROFILE" --features cuda \
+    && rm -r src train/src "target/$PROFILE"/featherlight*
 COPY src src
 COPY train train
 COPY models models
-RUN cargo build --workspace --bins --locked --profile "$PROFILE" --features cuda \
+RUN find src train -name '*.rs' -exec touch {} + \
+    && cargo build --workspace --bins --locked --profile "$PROFILE" --features cuda \
     && mkdir /out \
     && for program in featherlight featherlight-train featherlight-healthcheck; do \
          cp "target/$PROFILE/$program" /out/; \
        done
 
 
+# The programs look for CUDA's libraries where the loader does and in /usr/local/cuda/lib64, where this image has them. The
+# driver is the host's: `docker run --gpus all` brings it in. Without it the service runs on the CPU.
 FROM ${CUDA_RUNTIME_IMAGE} AS cuda
 LABEL org.opencontainers.image.title="Featherlight (CUDA)" \
       org.opencontainers.image.description="Fine-tunes vision transformers with LoRA and serves them over HTTP" \

@@ -13,9 +13,9 @@ fn missing(what: &str, error: DriverError) -> DeviceError {
 /// Every device, in the driver's order. Nothing is allocated on them.
 pub(super) fn list() -> Result<Vec<CudaInfo>, DeviceError> {
     libraries::load().map_err(|reason| DeviceError::NoCuda { reason })?;
-    result::init().map_err(|error| missing("the driver does not start", error))?;
-    let count = match result::device::get_count() {
+    let count = match result::init().and_then(|()| result::device::get_count()) {
         Ok(count) => usize::try_from(count).unwrap_or(0),
+        // So says `init` too, where the cards are hidden by CUDA_VISIBLE_DEVICES.
         Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
         Err(error) => return Err(missing("the driver does not list its devices", error)),
     };

@@ -295,3 +295,6 @@ unsafe extern "C" {
 /// library only what is asked for, and this is always asked for.
 #[used]
 static IN_EVERY_LINK: unsafe extern "C" fn() = a_stand_in;
+
+#[cfg(test)]
+mod tests;
