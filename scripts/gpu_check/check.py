@@ -1,12 +1,12 @@
 """What a part of the check works with: the device, the programs, folders, the time left, the figures found so far."""
 
+import functools
 import glob
 import json
 import lzma
 import os
 import pathlib
 import shutil
-import site
 import subprocess
 import sys
 import time
@@ -17,6 +17,8 @@ PLACES = ("target/release", "target/debug", "dist")
 PROGRAMS = ("featherlight", "featherlight-train")
 # Lines of a failed program's output that go into the report.
 LAST_LINES = 12
+# Folders where our programs look for CUDA's libraries first.
+LIBRARIES = "FEATHERLIGHT_CUDA_LIBRARIES"
 
 
 class Failed(Exception):
@@ -98,7 +100,7 @@ class Check:
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=limit,
-                env=environment(self.cuda), cwd=ROOT,
+                env=environment(self), cwd=ROOT,
             )
         except subprocess.TimeoutExpired as late:
             said = b"".join(part for part in (late.stdout, late.stderr) if part).decode(errors="replace")
@@ -141,20 +143,22 @@ def unpacked(packed, target):
         partial.rename(target)
 
 
-def environment(cuda):
-    """Our programs' environment: nothing of FEATHERLIGHT_* that a person has set, and CUDA's libraries as PyTorch brings
-    them, for a machine that has no others. Those of the system come first."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("FEATHERLIGHT_")}
-    if cuda:
+def environment(check):
+    """Our programs' environment: no settings of FEATHERLIGHT_* that a person has made, and CUDA's libraries as PyTorch
+    brings them, for a machine that has no others. Where a person named libraries, these come first."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("FEATHERLIGHT_") or name == LIBRARIES}
+    if check.cuda:
         folders = [folder for folder in [os.environ.get("LD_LIBRARY_PATH")] if folder]
-        ours["LD_LIBRARY_PATH"] = os.pathsep.join(folders + wheel_libraries())
+        ours["LD_LIBRARY_PATH"] = os.pathsep.join(folders + wheel_libraries(check.python))
     return ours
 
 
-def wheel_libraries():
-    """Folders with CUDA's libraries inside this Python's packages."""
-    packages = [*site.getsitepackages(), site.getusersitepackages(), *sys.path]
-    found = []
-    for package in packages:
-        found += glob.glob(os.path.join(package, "nvidia", "*", "lib"))
-    return sorted(set(found))
+@functools.lru_cache(maxsize=None)
+def wheel_libraries(python):
+    """Folders with CUDA's libraries among the packages of the Python that runs the peers."""
+    try:
+        asked = [python, "-c", "import json, sys; print(json.dumps(sys.path))"]
+        packages = json.loads(subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return []
+    return sorted({lib for package in packages for lib in glob.glob(os.path.join(package, "nvidia", "*", "lib"))})

@@ -74,7 +74,7 @@ class Service:
         self.start = time.monotonic()
         self.process = subprocess.Popen(
             [str(check.program("featherlight")), *map(str, words)], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment(check.cuda), cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment(check), cwd=ROOT,
         )
         self.address, self.told = None, threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
