@@ -11,7 +11,7 @@ mod service;
 use std::time::Duration;
 
 use service::photos::{self, FORM};
-use service::{Connection, DEVICE_LOSS, Running, Setup};
+use service::{Connection, DEVICE_LOSS, Running, Setup, TOO_LARGE};
 
 const PNG: [(&str, &str); 1] = [("content-type", "image/png")];
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
@@ -219,6 +219,26 @@ fn a_lost_device_is_a_503_and_the_service_is_not_ready_but_alive() {
     assert!(!later.text().contains("bus"), "no details to the client");
     assert_eq!(service.get("/health/ready").json()["status"], "failed");
     assert_eq!(service.get("/health/live").status, 200);
+}
+
+#[test]
+fn a_photo_that_finds_no_memory_is_a_503_with_the_time_to_come_back_and_the_service_works_on() {
+    let service = Running::start();
+    let too_large = photos::plain(TOO_LARGE);
+    let refused = service.classify("", &PNG, &too_large);
+    assert_eq!(refused.row(), row(503, "overloaded"));
+    let seconds = refused.header("retry-after").and_then(|value| value.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds >= 1), "{refused:?}");
+    assert!(!refused.text().contains("no room"), "no details to the client");
+    assert_eq!(service.metric("featherlight_rejected_total{reason=\"overloaded\"}"), 1.0);
+    assert_eq!(service.classify("", &PNG, &photos::plain([90, 0, 0])).status, 200);
+    assert_eq!(service.get("/health/ready").status, 200);
+    let form = [("content-type", FORM)];
+    let both =
+        service.classify("", &form, &photos::form(&[("a", &too_large), ("b", &photos::plain([9, 0, 0]))]));
+    assert_eq!(both.status, 200);
+    assert_eq!(both.json()["results"][0]["error"]["code"], "overloaded");
+    assert!(both.json()["results"][1]["predictions"].is_array(), "{both:?}");
 }
 
 #[test]

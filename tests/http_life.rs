@@ -11,9 +11,12 @@ mod service;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use featherlight::engine::DeviceChoice;
+use featherlight::ops::device::{CudaInfo, DeviceInfo, Precision};
+use serde_json::json;
 use service::load::Load;
 use service::photos;
-use service::{Connection, Running, Setup, metric};
+use service::{Connection, DEVICE_LOSS, Running, Setup, metric};
 
 const PNG: [(&str, &str); 1] = [("content-type", "image/png")];
 
@@ -151,6 +154,62 @@ fn the_page_and_the_information_are_there_and_head_asks_for_no_body() {
     let info = service.get("/info").json();
     assert_eq!(info["model"]["name"], "colours");
     assert_eq!(info["model"]["labels"], serde_json::json!(service::labels()));
+}
+
+#[test]
+fn the_information_names_the_devices_and_what_is_known_of_them() {
+    let info = Running::start().get("/info").json();
+    assert_eq!((&info["model"]["device"], &info["model"]["dtype"]), (&json!("cpu"), &json!("f32")));
+    assert_eq!(info["devices"][0]["name"], "cpu");
+    assert_eq!(info["devices"][0]["max_batch_size"], 8);
+    assert_eq!(info["devices"][0]["compute_capability"], json!(null), "a CPU has none");
+
+    let card = |ordinal| DeviceChoice {
+        device: DeviceInfo::Cuda(CudaInfo {
+            ordinal,
+            name: format!("card {ordinal}"),
+            compute_capability: (9, 0),
+            total_memory: 80 << 30,
+        }),
+        precision: Precision::Bf16,
+    };
+    let service = Running::with(Setup { devices: vec![card(0), card(1)], ..Setup::default() });
+    let info = service.get("/info").json();
+    assert_eq!((&info["model"]["device"], &info["model"]["dtype"]), (&json!("cuda:0,1"), &json!("bf16")));
+    let want = json!({
+        "name": "cuda:1", "hardware": "card 1", "compute_capability": "9.0", "total_memory": 80_u64 << 30,
+        "dtype": "bf16", "free_memory": 5_u64 << 30, "max_batch_size": 8,
+    });
+    assert_eq!(info["devices"][1], want);
+    assert_eq!(info["devices"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn after_a_lost_device_the_end_waits_for_nothing_and_who_waits_is_told() {
+    let mut service = Running::with_settings(|settings| {
+        settings.engine.max_batch_size = 1;
+        settings.drain_delay = Duration::from_secs(600);
+        settings.shutdown_grace = Duration::from_secs(600);
+    });
+    service.hand.hold();
+    let mut waiting: Vec<_> = [DEVICE_LOSS, [90, 0, 0]]
+        .map(photos::plain)
+        .into_iter()
+        .map(|photo| {
+            let mut connection = service.connect();
+            connection.write(&Connection::head("POST", "/classify", &PNG, photo.len()));
+            connection.write(&photo);
+            connection
+        })
+        .collect();
+    service.until(|service| service.metric("featherlight_decode_duration_seconds_count") == 2.0);
+    service.hand.release();
+    service.until(|service| service.get("/health/ready").status == 503);
+    assert!(service.ended(), "neither delay nor grace");
+    let answers: Vec<_> = waiting.iter_mut().filter_map(|waiting| waiting.read_answer("POST").ok()).collect();
+    let told = answers.iter().filter(|answer| answer.row() == (503, "device_unavailable".to_owned())).count();
+    assert!(told >= 1 && answers.len() == 2, "{answers:?}");
+    assert!(answers.iter().all(|answer| answer.status == 200 || answer.status == 503), "{answers:?}");
 }
 
 #[test]

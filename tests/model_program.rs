@@ -76,6 +76,73 @@ fn inspect_without_a_model_tells_of_the_demo() {
 }
 
 #[test]
+fn inspect_names_the_devices_there_are_and_does_not_mind_when_there_are_few() {
+    let said = run(&mut featherlight(&["inspect"]));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let line = said.out.lines().find(|line| line.starts_with("devices"));
+    assert!(line.is_some_and(|line| line.contains("cpu")), "{}", said.out);
+    let figures = json(&run(&mut featherlight(&["inspect", "--json"])).out);
+    assert_eq!(figures["devices"][0]["name"], "cpu", "{figures}");
+    if cfg!(not(feature = "cuda")) {
+        assert_eq!(figures["devices"].as_array().map(Vec::len), Some(1));
+        assert_eq!(figures["cuda_missing"], "CUDA is not in this build");
+    }
+}
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn a_cuda_device_asked_of_a_build_without_cuda_is_a_failure_in_one_line_that_names_the_remedy() {
+    let (model, expected) = (data("goldens/beit-tiny"), data("goldens/beit-tiny/expected.safetensors"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, expected) = (model.to_string_lossy(), expected.to_string_lossy());
+    let photos = data("data/sign-digits/test/7").to_string_lossy().into_owned();
+    let output = folder.path().join("rows.csv").to_string_lossy().into_owned();
+    let commands: [&[&str]; 5] = [
+        &["serve", "--port", "0"],
+        &["predict", "--input", &photos, "--output", &output],
+        &["verify", "--model", &model, "--expected", &expected],
+        &["bench"],
+        &["bench", "--config", &model],
+    ];
+    for command in commands {
+        let said = run(featherlight(command).args(["--device", "cuda"]));
+        assert_eq!(said.code, Some(1), "{command:?}: {}", said.err);
+        assert_eq!(said.err.lines().count(), 1, "{command:?}: {}", said.err);
+        let told = ["--features cuda", "--device cpu"].iter().all(|remedy| said.err.contains(remedy));
+        assert!(told, "{command:?}: {}", said.err);
+    }
+    assert!(!folder.path().join("rows.csv").exists(), "no rows where nothing was classified");
+}
+
+#[test]
+fn a_device_or_number_format_that_is_none_is_a_wrong_command_line() {
+    let said = run(&mut featherlight(&["serve", "--port", "0", "--device", "gpu"]));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("--device") && said.err.contains("auto, cpu, cuda"), "{}", said.err);
+    let said = run(featherlight(&["bench"]).env("FEATHERLIGHT_DTYPE", "int8"));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("--dtype") && said.err.contains("auto, f32, bf16"), "{}", said.err);
+    let said = run(&mut featherlight(&["bench", "--device", "cuda:0,1"]));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+}
+
+#[test]
+fn verify_runs_in_half_precision_on_the_cpu_with_a_difference_to_match() {
+    let verify = |dtype: &str, tolerance: &str| {
+        let mut command =
+            featherlight(&["verify", "--device", "cpu", "--dtype", dtype, "--tolerance", tolerance]);
+        command.arg("--model").arg(data("goldens/beit-tiny"));
+        run(command.arg("--expected").arg(data("goldens/beit-tiny/expected.safetensors")))
+    };
+    for dtype in ["bf16", "f16"] {
+        let said = verify(dtype, "0.1");
+        assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
+        assert!(said.out.contains(&format!("(cpu {dtype})")), "{}", said.out);
+        assert_eq!(verify(dtype, "1e-6").code, Some(1), "{dtype} is not f32");
+    }
+}
+
+#[test]
 fn inspect_counts_an_adapter_and_names_its_settings() {
     let said = run(featherlight(&["inspect", "--json", "--model"])
         .arg(data("goldens/beit-tiny"))

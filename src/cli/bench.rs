@@ -74,6 +74,10 @@ impl Bench {
         if typed.has("model") {
             self.config = None;
         }
+        // A device from the environment means nothing to a service elsewhere.
+        if self.server.is_none() {
+            self.compute.refuse_list("bench")?;
+        }
         typed.refuse_without("server", self.server.is_some(), &Calls::FLAGS)
     }
 }

@@ -60,7 +60,8 @@ impl Cli {
                 Command::Predict(predict) => predict.settle(&typed)?,
                 Command::Inspect(inspect) => inspect.settle(&typed)?,
                 Command::Bench(bench) => bench.settle(&typed)?,
-                Command::Serve(_) | Command::Verify(_) => {}
+                Command::Verify(verify) => verify.compute.refuse_list("verify")?,
+                Command::Serve(_) => {}
             }
         }
         Ok(cli)
@@ -161,26 +162,38 @@ mod tests {
     }
 
     #[test]
-    fn a_device_or_dtype_that_is_not_built_is_refused_with_what_is() {
+    fn a_device_or_dtype_that_is_none_is_refused_with_what_there_is() {
         let verify = "verify --model m --expected e";
         let predict = "predict --input i --output o";
         for command in ["serve", predict, verify, "bench"] {
-            for value in ["auto", "cpu"] {
-                assert!(
-                    read(&format!("{command} --device {value} --dtype f32")).is_ok(),
-                    "{command} {value}"
-                );
+            for value in ["auto", "cpu", "cuda", "cuda:1"] {
+                for dtype in ["auto", "f32", "bf16", "f16"] {
+                    let line = format!("{command} --device {value} --dtype {dtype}");
+                    assert!(read(&line).is_ok(), "{line}");
+                }
             }
-            for value in ["cuda", "cuda:1", "gpu"] {
+            for value in ["gpu", "cuda:", "cuda:x", "cpu,cuda"] {
                 let error = refusal(&format!("{command} --device {value}"));
-                let told = ["--device", value, "auto, cpu"].iter().all(|part| error.contains(part));
+                let told = ["--device", value, "auto, cpu, cuda"].iter().all(|part| error.contains(part));
                 assert!(told, "{error}");
             }
-            for value in ["bf16", "f16", "int8", "f64"] {
+            for value in ["int8", "f64"] {
                 let error = refusal(&format!("{command} --dtype {value}"));
-                let told = ["--dtype", value, "auto, f32"].iter().all(|part| error.contains(part));
+                let told = ["--dtype", value, "auto, f32, bf16"].iter().all(|part| error.contains(part));
                 assert!(told, "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_list_of_devices_is_for_commands_that_share_photos_among_them() {
+        for command in ["serve", "predict --input i --output o"] {
+            assert!(read(&format!("{command} --device cuda:0,1")).is_ok(), "{command}");
+        }
+        for command in ["verify --model m --expected e", "bench", "bench --config c"] {
+            let error = refusal(&format!("{command} --device cuda:0,1"));
+            let told = ["--device", "cuda:0,1", "a single device"].iter().all(|part| error.contains(part));
+            assert!(told, "{error}");
         }
     }
 

@@ -1,17 +1,34 @@
 //! Values that several subcommands share, and how they are read.
 
+use super::usage_error;
 use clap::Args;
 use clap::builder::{BoolishValueParser, TypedValueParser};
+use featherlight::ops::device::{DeviceRequest, PrecisionRequest};
 
 /// Where and in what a model computes.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Compute {
-    /// Where the model runs: auto or cpu
-    #[arg(long, env = "FEATHERLIGHT_DEVICE", value_name = "DEVICE", default_value = "auto", value_parser = device)]
-    pub device: Device,
-    /// What it computes in: auto or f32
-    #[arg(long, env = "FEATHERLIGHT_DTYPE", value_name = "DTYPE", default_value = "auto", value_parser = dtype)]
-    pub dtype: Dtype,
+    /// Where the model runs: auto (the first CUDA device, else the CPU), cpu, cuda, cuda:N; serve and predict share their photos
+    /// among a list, cuda:N,M
+    #[arg(long, env = "FEATHERLIGHT_DEVICE", value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceRequest,
+    /// What it computes in: auto (bf16 on CUDA devices from compute capability 8.0, f16 on older ones, f32 on the CPU), f32,
+    /// bf16, f16; the last two are slow on the CPU, and show there what a GPU will answer
+    #[arg(long, env = "FEATHERLIGHT_DTYPE", value_name = "DTYPE", default_value = "auto")]
+    pub dtype: PrecisionRequest,
+}
+
+impl Compute {
+    /// Refuses a list of devices, for a `command` that uses one.
+    pub(super) fn refuse_list(&self, command: &str) -> Result<(), clap::Error> {
+        match &self.device {
+            DeviceRequest::Cuda(devices) if devices.len() > 1 => Err(usage_error(format!(
+                "invalid value '{}' for '--device <DEVICE>': {command} runs on a single device: auto, cpu, cuda or cuda:N",
+                self.device
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How a running service is called.
@@ -28,52 +45,6 @@ pub struct Calls {
 impl Calls {
     /// The flags that mean nothing without a service.
     pub(super) const FLAGS: [&str; 2] = ["concurrency", "api_key"];
-}
-
-/// A device of this build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The processor; what `auto` finds, too.
-    Cpu,
-}
-
-/// A number format of this build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit floating point; what `auto` chooses, too.
-    F32,
-}
-
-impl Device {
-    /// As `/info` and the metrics show it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-        }
-    }
-}
-
-impl Dtype {
-    /// As `/info` and the metrics show it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-        }
-    }
-}
-
-fn device(text: &str) -> Result<Device, String> {
-    match text {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        _ => Err("this build runs on: auto, cpu".to_owned()),
-    }
-}
-
-fn dtype(text: &str) -> Result<Dtype, String> {
-    match text {
-        "auto" | "f32" => Ok(Dtype::F32),
-        _ => Err("this build computes in: auto, f32".to_owned()),
-    }
 }
 
 /// A switch; its environment variable may say yes, true, on, 1 and their opposites.

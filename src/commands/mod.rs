@@ -3,6 +3,7 @@
 //! `main` calls [`run`] with what `cli` read. Nothing here computes.
 
 mod bench;
+mod devices;
 mod model;
 mod predict;
 mod serve;

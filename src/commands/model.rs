@@ -1,13 +1,13 @@
 //! `featherlight inspect` and `featherlight verify`.
 
+use super::devices::{Inventory, find};
 use crate::{cli, demo};
 use featherlight::model::{self, Inspection, ModelFolder};
-use featherlight::ops::device::Placement;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Prints what a model amounts to.
+/// Prints what a model amounts to, and which devices there are for it.
 ///
 /// # Errors
 /// If the folder or the adapter cannot be read.
@@ -20,10 +20,13 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Box<dyn Error>> {
     if let Some(rank) = arguments.lora_rank {
         inspection.adapt(rank as usize, &arguments.lora_target)?;
     }
+    let devices = Inventory::take();
     if arguments.json {
-        writeln!(std::io::stdout(), "{}", inspection.to_json())?;
+        let mut figures = inspection.to_json();
+        devices.add_to(&mut figures);
+        writeln!(std::io::stdout(), "{figures}")?;
     } else {
-        writeln!(std::io::stdout(), "{inspection}")?;
+        writeln!(std::io::stdout(), "{inspection}\n{devices}")?;
     }
     Ok(())
 }
@@ -31,18 +34,19 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Box<dyn Error>> {
 /// Compares a model's logits with a file's; a difference beyond the tolerance is a failure.
 ///
 /// # Errors
-/// If a folder or the file cannot be read.
+/// If a folder or the file cannot be read, or the device cannot be used.
 pub fn verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
-    let difference = model::verify(&folder, &arguments.expected, &Placement::CPU)?;
+    let choice = find(&arguments.compute)?.tell_one();
+    let placement = choice.device.place(choice.precision)?;
+    let difference = model::verify(&folder, &arguments.expected, &placement)?;
     // Written so that a NaN fails.
     let within = difference <= arguments.tolerance;
-    let cli::Compute { device, dtype } = arguments.compute;
     writeln!(
         std::io::stdout(),
         "largest difference {difference:.3e} ({} {}), tolerance {:.1e}: {}",
-        device.name(),
-        dtype.name(),
+        choice.device.name(),
+        choice.precision,
         arguments.tolerance,
         if within { "same" } else { "DIFFERENT" }
     )?;

@@ -1,5 +1,6 @@
 //! `featherlight predict`: lists the input, lets a model or a service classify it, writes the CSV, tells how it went.
 
+use super::devices::find;
 use crate::cli::{self, Target};
 use crate::demo;
 use featherlight::predict::{
@@ -13,7 +14,7 @@ use std::time::Instant;
 /// Writes the CSV; photos that could not be read are rows of it and no failure.
 ///
 /// # Errors
-/// If input, model, service or output cannot be used.
+/// If input, model, device, service or output cannot be used.
 pub fn run(arguments: &cli::Predict) -> Result<(), Box<dyn Error>> {
     if let Some(root) = &arguments.image_root {
         if !is_list(&arguments.input) {
@@ -70,8 +71,9 @@ impl Classifier {
             Target::Model => {
                 let folder =
                     demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
+                let devices = find(&arguments.compute)?.tell();
                 let batch_size = arguments.batch_size as usize;
-                let model = LocalModel::start(folder, LocalSettings { batch_size, top_k })?;
+                let model = LocalModel::start(folder, LocalSettings { devices, batch_size, top_k })?;
                 Ok(Self::Model(model))
             }
         }

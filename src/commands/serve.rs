@@ -1,5 +1,6 @@
 //! `featherlight serve`: puts model, engine and HTTP together and runs until a signal ends it.
 
+use super::devices::{Found, find};
 use crate::{cli, demo};
 use featherlight::engine::{Engine, EngineMetrics, EngineSettings, EngineStatus, model_runner, photo_input};
 use featherlight::http::{self, ModelInfo, ServeSettings, Service};
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-/// Serves until SIGTERM or SIGINT, or until the model cannot be loaded.
+/// Serves until SIGTERM or SIGINT, or until the model cannot be loaded or a device fails.
 ///
 /// # Errors
 /// If the folder, the address or the device cannot be used.
@@ -77,6 +79,13 @@ fn callable(address: SocketAddr) -> SocketAddr {
 
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let settings = settings(&arguments);
+    let Found { choices, fallback } = find(&arguments.compute)?;
+    if let Some(line) = fallback {
+        tracing::warn!("{line}");
+    }
+    for choice in &choices {
+        tracing::info!(device = %choice.device, dtype = %choice.precision, "the model's device");
+    }
     let folder = demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
     let (processor, name, config) = (folder.processor()?, folder.name(), folder.config());
     let (height, width) = processor.output_size();
@@ -88,8 +97,7 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
         labels,
         height,
         width,
-        device: arguments.compute.device.name().to_owned(),
-        dtype: arguments.compute.dtype.name().to_owned(),
+        devices: choices.clone(),
     };
 
     let address = (settings.host.as_str(), settings.port);
@@ -103,37 +111,43 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
     let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
     let (spec, prepare) = photo_input(&name, processor, limits);
-    let factory = model_runner(folder);
-    let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics)?;
-    let mut status = engine.status();
+    let folder = Arc::new(folder);
+    let runners = choices.into_iter().map(|choice| model_runner(folder.clone(), choice)).collect();
+    let engine = Engine::start(settings.engine.clone(), spec, prepare, runners, metrics)?;
+    let status = engine.status();
     let curl = curl(callable(local), !settings.api_keys.is_empty());
     let service = Service::new(engine, model, settings, telemetry)?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let failed = failure(status.clone(), move || {
+        // A closed standard output is no reason to stop serving (`println!` would panic).
+        let _ = writeln!(std::io::stdout(), "Serving {name} on http://{local}\nTry: {curl}");
+    });
     let ended = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = failed => {}
         }
     };
-    let failed = async move {
-        loop {
-            match &*status.borrow_and_update() {
-                EngineStatus::Ready => {
-                    // A closed standard output is no reason to stop serving (`println!` would panic).
-                    let _ = writeln!(std::io::stdout(), "Serving {name} on http://{local}\nTry: {curl}");
-                }
-                EngineStatus::Failed(reason) => return reason.to_string(),
-                _ => {}
-            }
-            if status.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+    http::serve(listener, service, ended).await;
+    match &*status.borrow() {
+        EngineStatus::Failed(reason) => Err(reason.to_string().into()),
+        _ => Ok(()),
+    }
+}
+
+/// Resolves when the engine has failed; calls `ready` when it is ready.
+async fn failure(mut status: watch::Receiver<EngineStatus>, ready: impl Fn()) {
+    loop {
+        match &*status.borrow_and_update() {
+            EngineStatus::Ready => ready(),
+            EngineStatus::Failed(_) => return,
+            _ => {}
         }
-    };
-    tokio::select! {
-        () = http::serve(listener, service, ended) => Ok(()),
-        reason = failed => Err(reason.into()),
+        if status.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use super::batcher::BatchRule;
 use super::queue::Entry;
-use super::{EngineError, Prepare, Prepared, Shared};
+use super::shared::Shared;
+use super::{EngineError, Prepare, Prepared};
 
 /// Starts the threads; they end when the queue of encoded photos is closed.
 pub(super) fn spawn(shared: &Arc<Shared>, prepare: &Arc<dyn Prepare>) -> std::io::Result<()> {

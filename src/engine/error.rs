@@ -14,7 +14,13 @@ pub enum EngineError {
     /// No free slot.
     #[error("the queue is full; try again in {} s", .retry_after.as_secs())]
     Overloaded {
-        /// Queued photos × measured seconds a photo, whole seconds, at least one.
+        /// Queued photos × measured seconds a photo ÷ devices, whole seconds, at least one.
+        retry_after: Duration,
+    },
+    /// The device had no memory for the photo, not even in half a batch; another time it may.
+    #[error("the device has no memory left for this photo; try again in {} s", .retry_after.as_secs())]
+    OutOfMemory {
+        /// As [`EngineError::Overloaded`]'s.
         retry_after: Duration,
     },
     /// The model is still being loaded or warmed.

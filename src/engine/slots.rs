@@ -1,4 +1,4 @@
-//! Three small counts: places in the queue, entries not yet answered, and the pace of the device.
+//! Three small counts: places in the queue, entries not yet answered, and the pace of the devices.
 //!
 //! `Engine::admit` takes slots and enters entries; both are given back by dropping, so no path can forget them. The
 //! pace turns a number of waiting photos into the seconds a refused client should stay away.
@@ -87,24 +87,37 @@ impl Drop for Unanswered {
 }
 
 /// Measured seconds of device time a photo, an exponential mean over batches; zero until the first one.
-#[derive(Default)]
-pub(super) struct Pace(AtomicU64);
+pub(super) struct Pace {
+    /// The mean, as bits.
+    seconds: AtomicU64,
+    /// How many take from the queue.
+    devices: usize,
+}
 
 impl Pace {
     /// The weight of a new batch: about the last ten count, so that a change of load shows within a second or so.
     const WEIGHT: f64 = 0.2;
 
-    /// A batch of `photos` took `time`. Called by the device thread alone.
+    pub(super) fn of(devices: usize) -> Self {
+        Self { seconds: AtomicU64::default(), devices: devices.max(1) }
+    }
+
+    /// A batch of `photos` took `time` on one device.
     pub(super) fn record(&self, time: Duration, photos: usize) {
         let measured = time.as_secs_f64() / photos.max(1) as f64;
-        let before = f64::from_bits(self.0.load(Ordering::Relaxed));
-        let mean = if before > 0.0 { before + Self::WEIGHT * (measured - before) } else { measured };
-        self.0.store(mean.to_bits(), Ordering::Relaxed);
+        let mean = |bits: u64| {
+            let before = f64::from_bits(bits);
+            let mean = if before > 0.0 { before + Self::WEIGHT * (measured - before) } else { measured };
+            Some(mean.to_bits())
+        };
+        // Never refused: `mean` always has a value.
+        let _ = self.seconds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, mean);
     }
 
     /// The time until `queued` photos are done, rounded up to whole seconds, at least one.
     pub(super) fn retry_after(&self, queued: usize) -> Duration {
-        let seconds = queued as f64 * f64::from_bits(self.0.load(Ordering::Relaxed));
+        let each = f64::from_bits(self.seconds.load(Ordering::Relaxed));
+        let seconds = queued as f64 * each / self.devices as f64;
         // A day bounds the conversion; no estimate of use is longer.
         Duration::from_secs(seconds.ceil().clamp(1.0, 86_400.0) as u64)
     }
@@ -131,16 +144,19 @@ mod tests {
 
     #[test]
     fn the_time_to_come_back_is_photos_times_pace_rounded_up_and_at_least_a_second() {
-        let pace = Pace::default();
+        let pace = Pace::of(1);
         assert_eq!(pace.retry_after(100), Duration::from_secs(1));
         pace.record(Duration::from_millis(2400), 8);
         assert_eq!(pace.retry_after(1), Duration::from_secs(1));
         assert_eq!(pace.retry_after(11), Duration::from_secs(4));
+        let two = Pace::of(2);
+        two.record(Duration::from_millis(2400), 8);
+        assert_eq!(two.retry_after(11), Duration::from_secs(2), "two devices empty the queue twice as fast");
     }
 
     #[test]
     fn the_pace_follows_the_device() {
-        let pace = Pace::default();
+        let pace = Pace::of(1);
         pace.record(Duration::from_secs(1), 1);
         for _ in 0..40 {
             pace.record(Duration::from_secs(8), 1);

@@ -1,8 +1,7 @@
-//! The device thread: builds the runner, warms it, then runs whatever waits, batch after batch.
+//! A device's thread: builds the runner, warms it, then runs whatever waits, batch after batch.
 //!
-//! Started by `Engine::start`; the only thread that ever touches the device. The real runner over a loaded model and
-//! the fakes of the tests both stand behind [`Runner`]. One bad photo never harms its batch: a batch that fails is run
-//! again one by one.
+//! Started by `Engine::start`, one for each device; the only thread that ever touches that device. One bad photo never harms
+//! its batch: a batch that fails is run again one by one. A batch that finds no memory is run again in halves.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,146 +9,150 @@ use std::time::Instant;
 
 use super::batcher::BatchRule;
 use super::queue::{Call, Entry};
-use super::{EngineError, EngineStatus, Prepared, Scores, Shared};
-use crate::image::Pixels;
+use super::runner::{Runner, RunnerError, RunnerFactory};
+use super::shared::Shared;
+use super::warm_up::{self, Warm};
+use super::{EngineError, Prepared, Scores};
 
-/// What runs on a device thread. It is built there, lives there and is dropped there; it need not be `Send`.
-pub trait Runner {
-    /// One forward pass: raw logits for each photo of `batch`, in order, one value a label.
-    ///
-    /// # Errors
-    /// [`RunnerError::Batch`] when this batch fails, [`RunnerError::Device`] when no further one can succeed. A panic is
-    /// caught and treated as the former, so a runner must stay usable after one.
-    fn run(&mut self, batch: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError>;
+/// The device is lost, and everyone told.
+struct Lost;
+
+/// Which time photos are on the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Again,
 }
 
-/// Builds the runner on the device's own thread.
-pub type RunnerFactory = Box<dyn FnOnce() -> Result<Box<dyn Runner>, RunnerError> + Send>;
-
-/// Why a forward pass gave no scores. The texts go to the log, never to a client.
-#[derive(Debug, thiserror::Error)]
-pub enum RunnerError {
-    /// This batch failed; another may succeed.
-    #[error("{0}")]
-    Batch(String),
-    /// The device is lost, or the model cannot be built.
-    #[error("{0}")]
-    Device(String),
-}
-
-pub(super) fn spawn(shared: Arc<Shared>, factory: RunnerFactory) -> std::io::Result<()> {
-    std::thread::Builder::new().name("device-0".to_owned()).spawn(move || work(&shared, factory))?;
+pub(super) fn spawn(shared: Arc<Shared>, index: usize, factory: RunnerFactory) -> std::io::Result<()> {
+    let name = format!("device-{index}");
+    std::thread::Builder::new().name(name).spawn(move || work(&shared, index, factory))?;
     Ok(())
 }
 
-fn work(shared: &Shared, factory: RunnerFactory) {
-    let mut runner = match build(shared, factory) {
-        Ok(runner) => runner,
+fn work(shared: &Shared, index: usize, factory: RunnerFactory) {
+    let device = factory.device().to_owned();
+    let Warm { runner, limit } = match warm_up::build(shared, factory) {
+        Ok(warm) => warm,
         Err(error) => return shared.fail(&error.to_string()),
     };
-    shared.status.send_if_modified(|status| {
-        let starting = *status == EngineStatus::Starting;
-        if starting {
-            *status = EngineStatus::Ready;
-        }
-        starting
-    });
-    let settings = &shared.settings;
-    let rule = BatchRule { limit: settings.max_batch_size, max_delay: settings.max_queue_delay };
+    tracing::info!(device, limit, "the model is loaded and warm");
+    shared.warmed(index, limit, runner.memory());
+    let rule = BatchRule { limit, max_delay: shared.settings.max_queue_delay };
+    let mut worker = Worker { shared, index, runner };
     while let Some(entries) = shared.ready.take(&rule) {
-        if let Err(reason) = run_batch(shared, &mut *runner, entries) {
-            return shared.fail(&reason);
+        if worker.take(entries).is_err() {
+            return;
         }
     }
 }
 
-/// The factory, then one blank photo: the first pass of a device pays for its allocations, and shows a broken model
-/// before the service calls itself ready.
-fn build(shared: &Shared, factory: RunnerFactory) -> Result<Box<dyn Runner>, RunnerError> {
-    let panicked = |_| RunnerError::Device("building the model panicked".to_owned());
-    let mut runner = catch_unwind(AssertUnwindSafe(factory)).map_err(panicked)??;
-    let (height, width) = (shared.model.height, shared.model.width);
-    let blank = Pixels::new(width, height, vec![0; height * width * 3])
-        .map_err(|error| RunnerError::Device(format!("no blank photo of {height} × {width}: {error}")))?;
-    let start = Instant::now();
-    let rows = infer(shared, &mut *runner, &[Prepared::Pixels(blank)])
-        .map_err(|error| RunnerError::Device(format!("the warm-up run failed: {error}")))?;
-    shared.pace.record(start.elapsed(), 1);
-    if rows.iter().flatten().any(|score| !score.is_finite()) {
-        return Err(RunnerError::Device("the warm-up run gave scores that are not finite".to_owned()));
-    }
-    Ok(runner)
+/// A warm device at work.
+struct Worker<'a> {
+    shared: &'a Shared,
+    index: usize,
+    runner: Box<dyn Runner>,
 }
 
-/// Runs one batch and answers each entry; an error is the reason why the device is lost.
-fn run_batch(shared: &Shared, runner: &mut dyn Runner, entries: Vec<Entry<Prepared>>) -> Result<(), String> {
-    let (mut photos, mut calls) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-    for Entry { payload, mut call } in entries {
-        shared.metrics.queue_duration.observe(call.leave_queue().as_secs_f64());
-        photos.push(payload);
-        calls.push(call);
+impl Worker<'_> {
+    /// Runs one batch and answers each entry.
+    fn take(&mut self, entries: Vec<Entry<Prepared>>) -> Result<(), Lost> {
+        let (mut photos, mut calls) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+        for Entry { payload, mut call } in entries {
+            self.shared.metrics.queue_duration.observe(call.leave_queue().as_secs_f64());
+            photos.push(payload);
+            calls.push(call);
+        }
+        self.run(&photos, calls, Attempt::First)
     }
-    match measured(shared, runner, &photos) {
-        Ok(rows) => {
-            for (call, row) in calls.into_iter().zip(rows) {
-                answer(shared, call, row);
+
+    /// Runs `photos`, in parts where they fail together, and answers their `calls`.
+    fn run(&mut self, photos: &[Prepared], calls: Vec<Call>, attempt: Attempt) -> Result<(), Lost> {
+        match measured(self.shared, &mut *self.runner, photos) {
+            Ok(rows) => {
+                for (call, row) in calls.into_iter().zip(rows) {
+                    self.answer(call, row);
+                }
+                Ok(())
             }
-            Ok(())
-        }
-        Err(RunnerError::Device(reason)) => Err(lost(calls, reason)),
-        Err(RunnerError::Batch(reason)) if photos.len() == 1 => {
-            tracing::error!(reason, "a photo failed in the model");
-            for call in calls {
-                call.answer(Err(EngineError::Internal(reason.clone())));
+            Err(RunnerError::Device(reason)) => Err(self.lost(calls, &reason)),
+            Err(RunnerError::OutOfMemory(reason)) => {
+                let memory = self.runner.memory();
+                self.shared.saw_memory(self.index, memory);
+                if attempt == Attempt::First {
+                    tracing::warn!(
+                        reason,
+                        photos = photos.len(),
+                        ?memory,
+                        "out of memory: the batch is halved"
+                    );
+                    return self.run_in_parts(photos, calls, photos.len().div_ceil(2));
+                }
+                tracing::error!(
+                    reason,
+                    photos = photos.len(),
+                    ?memory,
+                    "out of memory again: photos are refused"
+                );
+                for call in calls {
+                    call.answer(Err(self.shared.out_of_memory()));
+                }
+                Ok(())
             }
-            Ok(())
-        }
-        Err(RunnerError::Batch(reason)) => {
-            tracing::warn!(reason, photos = photos.len(), "a batch failed and is run again one by one");
-            run_singly(shared, runner, &photos, calls)
-        }
-    }
-}
-
-/// The photos of a failed batch, each alone, so that only the one at fault goes without scores.
-fn run_singly(
-    shared: &Shared,
-    runner: &mut dyn Runner,
-    photos: &[Prepared],
-    calls: Vec<Call>,
-) -> Result<(), String> {
-    let mut calls = calls.into_iter();
-    for photo in photos.chunks(1) {
-        let Some(call) = calls.next() else { break };
-        let Some(call) = call.unless_given_up(Instant::now(), &shared.metrics) else { continue };
-        match measured(shared, runner, photo) {
-            Ok(rows) => answer(shared, call, rows.into_iter().next().unwrap_or_default()),
-            Err(RunnerError::Batch(reason)) => {
+            Err(RunnerError::Batch(reason)) if photos.len() == 1 => {
                 tracing::error!(reason, "a photo failed in the model");
-                call.answer(Err(EngineError::Internal(reason)));
+                for call in calls {
+                    call.answer(Err(EngineError::Internal(reason.clone())));
+                }
+                Ok(())
             }
-            Err(RunnerError::Device(reason)) => {
-                return Err(lost(std::iter::once(call).chain(calls), reason));
+            // Only the one at fault must go without scores.
+            Err(RunnerError::Batch(reason)) => {
+                tracing::warn!(reason, photos = photos.len(), "a batch failed and is run again one by one");
+                self.run_in_parts(photos, calls, 1)
             }
         }
     }
-    Ok(())
-}
 
-fn answer(shared: &Shared, call: Call, row: Vec<f32>) {
-    if row.iter().all(|score| score.is_finite()) {
-        shared.metrics.predictions.inc();
-        call.answer(Ok(Scores(row)));
-    } else {
-        call.answer(Err(EngineError::NonFinite));
+    /// The photos of a failed batch again, `size` at a time, each part for itself.
+    fn run_in_parts(&mut self, photos: &[Prepared], calls: Vec<Call>, size: usize) -> Result<(), Lost> {
+        let mut calls = calls.into_iter();
+        for part in photos.chunks(size.max(1)) {
+            let mut own: Vec<Call> = calls.by_ref().take(part.len()).collect();
+            if part.len() == 1 {
+                // Nobody may wait for it any more after the time its batch took.
+                let (now, metrics) = (Instant::now(), &self.shared.metrics);
+                own = own.into_iter().filter_map(|call| call.unless_given_up(now, metrics)).collect();
+            }
+            if !own.is_empty()
+                && let Err(Lost) = self.run(part, own, Attempt::Again)
+            {
+                for call in calls {
+                    call.answer(Err(self.shared.closed_error()));
+                }
+                return Err(Lost);
+            }
+        }
+        Ok(())
     }
-}
 
-fn lost(calls: impl IntoIterator<Item = Call>, reason: String) -> String {
-    for call in calls {
-        call.answer(Err(EngineError::DeviceUnavailable { reason: reason.as_str().into() }));
+    fn answer(&self, call: Call, row: Vec<f32>) {
+        if row.iter().all(|score| score.is_finite()) {
+            self.shared.metrics.predictions.inc();
+            call.answer(Ok(Scores(row)));
+        } else {
+            call.answer(Err(EngineError::NonFinite));
+        }
     }
-    reason
+
+    /// The engine fails before anybody is answered: whoever hears of it finds the service unready.
+    fn lost(&self, calls: Vec<Call>, reason: &str) -> Lost {
+        self.shared.fail(reason);
+        for call in calls {
+            call.answer(Err(EngineError::DeviceUnavailable { reason: reason.into() }));
+        }
+        Lost
+    }
 }
 
 /// One pass with its meters.
@@ -168,7 +171,7 @@ fn measured(
 }
 
 /// One pass; a panic and a wrong number of rows are errors of the batch.
-fn infer(
+pub(super) fn infer(
     shared: &Shared,
     runner: &mut dyn Runner,
     photos: &[Prepared],

@@ -171,7 +171,10 @@ impl IntoResponse for ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Overloaded { retry_after } => Self::Overloaded { retry_after },
+            // Memory that a photo does not find now is a limit of the service like a full queue.
+            EngineError::Overloaded { retry_after } | EngineError::OutOfMemory { retry_after } => {
+                Self::Overloaded { retry_after }
+            }
             EngineError::NotReady => Self::NotReady,
             EngineError::ShuttingDown => Self::ShuttingDown,
             EngineError::DeviceUnavailable { reason } => Self::DeviceUnavailable(reason),

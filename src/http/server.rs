@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::router::router;
 use super::state::{Phase, Service};
+use crate::engine::EngineStatus;
 
 /// After the port is closed: time for requests already on their way over open connections to be read.
 const LINGER: Duration = Duration::from_millis(250);
@@ -29,7 +30,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Serves until `shutdown` resolves and everything accepted is answered.
 ///
 /// At the signal readiness turns 503 at once; after the drain delay classifications are refused and the queue is
-/// drained; the port closes when that is done or the grace is over; then open connections end, each after its answer.
+/// drained; the port closes when that is done or the grace is over; then open connections end, each after its answer. After a
+/// device has failed there is nothing to wait for: whoever calls [`serve`] gives the signal, and neither delay nor grace applies.
 pub async fn serve(listener: TcpListener, service: Service, shutdown: impl Future<Output = ()>) {
     let mut connections = Connections::new(service.clone());
     connections.accept_until(&listener, shutdown).await;
@@ -37,13 +39,20 @@ pub async fn serve(listener: TcpListener, service: Service, shutdown: impl Futur
     service.enter(Phase::Leaving);
     let settings = service.settings();
     tracing::info!(delay = ?settings.drain_delay, "leaving: not ready any more");
-    connections.accept_until(&listener, tokio::time::sleep(settings.drain_delay)).await;
+    let mut status = service.engine().status();
+    let delay = async {
+        tokio::select! {
+            () = tokio::time::sleep(settings.drain_delay) => {}
+            _ = status.wait_for(|status| matches!(status, EngineStatus::Failed(_))) => {}
+        }
+    };
+    connections.accept_until(&listener, delay).await;
 
     service.enter(Phase::Draining);
     tracing::info!(queued = service.engine().queued(), "draining: no more photos are accepted");
     let drained = async {
         if !service.engine().drain(settings.shutdown_grace).await {
-            tracing::warn!("the grace is over: photos still waiting are refused");
+            tracing::warn!("the grace is over, or a device failed: photos still waiting are refused");
         }
     };
     connections.accept_until(&listener, drained).await;

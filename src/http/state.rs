@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::body::ByteBudget;
 use super::metrics::HttpMetrics;
 use super::settings::ServeSettings;
-use crate::engine::{Engine, EngineStatus};
+use crate::engine::{DeviceChoice, Engine, EngineStatus};
 use crate::scores::Function;
 use crate::telemetry::{ModelLabels, Telemetry};
 
@@ -27,10 +27,24 @@ pub struct ModelInfo {
     pub height: usize,
     /// Width of the model's input, pixels.
     pub width: usize,
-    /// Where it runs: `cpu`, `cuda:0`.
-    pub device: String,
-    /// What it computes in: `f32`, `bf16` …
-    pub dtype: String,
+    /// Where it runs, and what it computes in there; in the order of the engine's factories.
+    pub devices: Vec<DeviceChoice>,
+}
+
+impl ModelInfo {
+    /// Where it runs, as `--device` is written: `cpu`, `cuda:0`, `cuda:0,1`.
+    pub fn device(&self) -> String {
+        let mut names = self.devices.iter().map(|choice| choice.device.name());
+        let first = names.next().unwrap_or_default();
+        names.fold(first, |list, name| list + "," + name.trim_start_matches("cuda:"))
+    }
+
+    /// What it computes in: `f32`, `bf16` …; a list where devices differ in it.
+    pub fn dtype(&self) -> String {
+        let mut names: Vec<&str> = self.devices.iter().map(|choice| choice.precision.name()).collect();
+        names.dedup();
+        names.join(",")
+    }
 }
 
 /// The service: a cheap handle that handlers and server share.
@@ -74,8 +88,8 @@ impl Service {
         telemetry.show_model(ModelLabels {
             model: &model.name,
             architecture: &model.architecture,
-            device: &model.device,
-            dtype: &model.dtype,
+            device: &model.device(),
+            dtype: &model.dtype(),
         });
         let metrics = HttpMetrics::register(&telemetry.registry)?;
         let bodies = ByteBudget::new(settings.max_inflight_bytes);

@@ -7,8 +7,8 @@
 use super::read::{FILES_IN_MEMORY, read};
 use super::{Attempt, PhotoFile, PredictError, Row, Rows};
 use crate::engine::{
-    Engine, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, Scores, model_runner,
-    photo_input,
+    DeviceChoice, Engine, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, Scores,
+    model_runner, photo_input,
 };
 use crate::image::{DecodeLimits, MemoryBudget};
 use crate::model::ModelFolder;
@@ -28,8 +28,10 @@ const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 const READERS: usize = 4;
 
 /// How photos are classified.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalSettings {
+    /// Where the model runs; each holds a copy of it and takes what it can.
+    pub devices: Vec<DeviceChoice>,
     /// Photos in one forward pass, at most.
     pub batch_size: usize,
     /// Labels a photo.
@@ -48,10 +50,10 @@ pub struct LocalModel {
 }
 
 impl LocalModel {
-    /// Loads the model and runs one blank photo through it.
+    /// Loads the model on every device and warms it there.
     ///
     /// # Errors
-    /// If it cannot be loaded; says what is wrong with which file.
+    /// If it cannot be loaded, or a device cannot be used; says what is wrong with which file.
     pub fn start(folder: ModelFolder, settings: LocalSettings) -> Result<Self, PredictError> {
         let model = |error: &dyn std::fmt::Display| PredictError::Model(error.to_string());
         let internal = |error: &dyn std::fmt::Display| PredictError::Internal(error.to_string());
@@ -61,8 +63,8 @@ impl LocalModel {
             (config.labels.clone(), Function::default_for(config.labels.len(), config.multi_label));
         let (spec, prepare) = photo_input(&folder.name(), processor, DecodeLimits::default());
         let defaults = EngineSettings::default();
-        // A batch on the device, one that waits for it, one in the decoders.
-        let window = 3 * settings.batch_size.max(1) + defaults.decode_threads;
+        // For each device a batch on it, one that waits for it, one in the decoders.
+        let window = 3 * settings.batch_size.max(1) * settings.devices.len().max(1) + defaults.decode_threads;
         let engine =
             EngineSettings { max_batch_size: settings.batch_size.max(1), max_queue_size: window, ..defaults };
         // The meters are kept, as ever; nobody reads these.
@@ -73,7 +75,9 @@ impl LocalModel {
             .max_blocking_threads(READERS)
             .build()
             .map_err(|error| internal(&error))?;
-        let engine = Engine::start(engine, spec, prepare, model_runner(folder), metrics)
+        let folder = Arc::new(folder);
+        let runners = settings.devices.into_iter().map(|choice| model_runner(folder.clone(), choice));
+        let engine = Engine::start(engine, spec, prepare, runners.collect(), metrics)
             .map_err(|error| internal(&error))?;
         let mut status = engine.status();
         let settled = runtime.block_on(async {
@@ -137,6 +141,11 @@ async fn scores(engine: Engine, path: PathBuf, budget: Arc<MemoryBudget>) -> Att
         Ok(scores) => Ok(Ok(scores)),
         Err(error @ (EngineError::Photo(_) | EngineError::NonFinite | EngineError::Internal(_))) => {
             Ok(Err(error.to_string()))
+        }
+        // No row says this: the same photo in a smaller batch has scores.
+        Err(EngineError::OutOfMemory { .. }) => {
+            let problem = "the device ran out of memory; a smaller --batch-size needs less".to_owned();
+            Err(PredictError::Model(problem))
         }
         Err(error) => Err(PredictError::Model(error.to_string())),
     }

@@ -20,9 +20,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use featherlight::engine::{Engine, EngineMetrics, EngineStatus, ModelSpec, Prepared, Runner, RunnerError};
+use featherlight::engine::{
+    DeviceChoice, Engine, EngineMetrics, EngineStatus, ModelSpec, Prepared, Runner, RunnerError,
+    RunnerFactory, Warmup,
+};
 use featherlight::http::{ModelInfo, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, ImageError, MemoryBudget, Pixels, Processor};
+use featherlight::ops::device::{DeviceInfo, Memory, Precision};
 use featherlight::scores::Function;
 use featherlight::telemetry::Telemetry;
 use tokio::sync::oneshot;
@@ -37,6 +41,11 @@ pub const PANIC: [u8; 3] = [3, 2, 1];
 pub const NOT_A_NUMBER: [u8; 3] = [2, 1, 3];
 /// A photo of this colour takes the device down.
 pub const DEVICE_LOSS: [u8; 3] = [2, 3, 1];
+/// A photo of this colour needs more memory than the device has, with others and alone.
+pub const TOO_LARGE: [u8; 3] = [1, 3, 2];
+
+/// Where the runner claims to run.
+const CPU: DeviceChoice = DeviceChoice { device: DeviceInfo::Cpu, precision: Precision::F32 };
 
 pub fn labels() -> [&'static str; 3] {
     ["red", "green", "blue"]
@@ -73,6 +82,10 @@ impl Runner for MeanColour {
         std::thread::sleep(self.pace);
         batch.iter().map(score).collect()
     }
+
+    fn memory(&self) -> Option<Memory> {
+        Some(Memory { free: 5 << 30, total: 80 << 30 })
+    }
 }
 
 fn score(photo: &Prepared) -> Result<Vec<f32>, RunnerError> {
@@ -90,6 +103,7 @@ fn score(photo: &Prepared) -> Result<Vec<f32>, RunnerError> {
         POISON => Err(RunnerError::Batch("poison".to_owned())),
         PANIC => panic!("a model's bug"),
         DEVICE_LOSS => Err(RunnerError::Device("the device fell off the bus".to_owned())),
+        TOO_LARGE => Err(RunnerError::OutOfMemory("no room".to_owned())),
         NOT_A_NUMBER => Ok(vec![f32::NAN, 0.0, 0.0]),
         _ => Ok(means.to_vec()),
     }
@@ -118,11 +132,13 @@ pub struct Setup {
     pub pace: Duration,
     /// Held from the start: the engine never gets through its warm-up until released.
     pub cold: bool,
+    /// Where the runners claim to run, one each.
+    pub devices: Vec<DeviceChoice>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { settings: ServeSettings::default(), pace: Duration::ZERO, cold: false }
+        Self { settings: ServeSettings::default(), pace: Duration::ZERO, cold: false, devices: vec![CPU] }
     }
 }
 
@@ -147,7 +163,7 @@ impl Running {
     }
 
     pub fn with(setup: Setup) -> Self {
-        let Setup { settings, pace, cold } = setup;
+        let Setup { settings, pace, cold, devices } = setup;
         let hand = Hand::default();
         if cold {
             hand.hold();
@@ -155,10 +171,15 @@ impl Running {
         let telemetry = Telemetry::new().expect("a fresh registry");
         let metrics = EngineMetrics::register(&telemetry.registry).expect("a fresh registry");
         let spec = ModelSpec { name: "colours".into(), height: 8, width: 8 };
-        let runner = MeanColour { hand: hand.clone(), pace };
-        let factory = Box::new(move || Ok(Box::new(runner) as Box<dyn Runner>));
+        let factories: Vec<RunnerFactory> = devices
+            .iter()
+            .map(|choice| {
+                let runner = MeanColour { hand: hand.clone(), pace };
+                RunnerFactory::new(choice.device.name(), Warmup::OnePhoto, move || Ok(runner))
+            })
+            .collect();
         let prepare = Arc::new(prepare(&settings));
-        let engine = Engine::start(settings.engine.clone(), spec, prepare, factory, metrics);
+        let engine = Engine::start(settings.engine.clone(), spec, prepare, factories, metrics);
         let model = ModelInfo {
             name: "colours".to_owned(),
             architecture: "mean".to_owned(),
@@ -166,8 +187,7 @@ impl Running {
             function: Function::default_for(3, false),
             height: 8,
             width: 8,
-            device: "cpu".to_owned(),
-            dtype: "f32".to_owned(),
+            devices,
         };
         let service =
             Service::new(engine.expect("threads"), model, settings, telemetry).expect("a new registry");

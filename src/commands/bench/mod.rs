@@ -11,10 +11,12 @@ mod photos;
 mod pipeline;
 mod profile;
 
+use super::devices::find;
 use crate::cli::{self, Subject};
 use crate::demo;
+use featherlight::engine::built_runner;
 use featherlight::image::Processor;
-use featherlight::model::{Inspection, LoadedModel, ModelFolder, build};
+use featherlight::model::{Inspection, LoadedModel, ModelError, ModelFolder, build};
 use featherlight::nn::{RandomSource, Trainable};
 use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
@@ -23,45 +25,70 @@ use std::error::Error;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Measures and prints.
 ///
 /// # Errors
-/// If the model, the photos or the service cannot be used.
+/// If the model, the device, the photos or the service cannot be used.
 pub fn run(arguments: &cli::Bench) -> Result<(), Box<dyn Error>> {
     match arguments.subject() {
         Subject::Server(server) => serve(arguments, server),
         Subject::Config(config) => {
-            let folder = ModelFolder::open(config)?;
-            let classifier =
-                build(folder.config(), &RandomSource(Randomness::new(0)), Trainable::None, &Placement::CPU)?;
+            let folder = Arc::new(ModelFolder::open(config)?);
             let processor = folder.processor_or_plain()?;
-            model(
-                arguments,
-                &folder,
-                Subject::Config(config),
-                LoadedModel::new(classifier, &processor),
-                processor,
-            )
+            model(arguments, &Weights::Random(folder), &processor)
         }
         Subject::Model(path) => {
-            let folder = demo::open(path)?;
-            let loaded = LoadedModel::load(&folder, &Placement::CPU)?;
+            let folder = Arc::new(demo::open(path)?);
             let processor = folder.processor()?;
-            model(arguments, &folder, Subject::Model(path), loaded, processor)
+            model(arguments, &Weights::Own(folder), &processor)
         }
     }
 }
 
-fn model(
-    arguments: &cli::Bench,
-    folder: &ModelFolder,
-    subject: Subject<'_>,
-    loaded: LoadedModel,
-    processor: Processor,
-) -> Result<(), Box<dyn Error>> {
+/// A model that can be loaded wherever it is measured.
+#[derive(Clone)]
+enum Weights {
+    /// The folder's architecture.
+    Random(Arc<ModelFolder>),
+    /// The folder's model.
+    Own(Arc<ModelFolder>),
+}
+
+impl Weights {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Random(_) => "random",
+            Self::Own(_) => "its own",
+        }
+    }
+
+    fn folder(&self) -> &ModelFolder {
+        match self {
+            Self::Random(folder) | Self::Own(folder) => folder,
+        }
+    }
+
+    fn load(&self, placement: &Placement) -> Result<LoadedModel, ModelError> {
+        match self {
+            Self::Random(folder) => {
+                let source = RandomSource(Randomness::new(0));
+                let classifier = build(folder.config(), &source, Trainable::None, placement)
+                    .map_err(|source| ModelError::Parameter { file: folder.path().into(), source })?;
+                Ok(LoadedModel::new(classifier, &folder.processor_or_plain()?))
+            }
+            Self::Own(folder) => LoadedModel::load(folder, placement),
+        }
+    }
+}
+
+fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Result<(), Box<dyn Error>> {
+    let choice = find(&arguments.compute)?.tell_one();
+    let placement = choice.device.place(choice.precision)?;
+    let loaded = weights.load(&placement)?;
+    let folder = weights.folder();
     let (height, width) = processor.output_size();
-    let weights = if matches!(subject, Subject::Config(_)) { "random" } else { "its own" };
     let mut report = Report::new(arguments.json);
     report.figure(
         "model",
@@ -69,18 +96,19 @@ fn model(
             "name": folder.name(),
             "architecture": folder.config().architecture.name(),
             "parameters": Inspection::of(folder.config())?.parameters(),
-            "weights": weights,
+            "weights": weights.name(),
             "height": height,
             "width": width,
-            "device": arguments.compute.device.name(),
-            "dtype": arguments.compute.dtype.name(),
+            "device": choice.device.name(),
+            "dtype": choice.precision.name(),
         }),
         &format!(
-            "{} ({}), {weights} weights, {height} × {width} pixels, {} {}",
+            "{} ({}), {} weights, {height} × {width} pixels, {} {}",
             folder.name(),
             folder.config().architecture.name(),
-            arguments.compute.device.name(),
-            arguments.compute.dtype.name()
+            weights.name(),
+            choice.device,
+            choice.precision
         ),
     )?;
     // Read first: a folder that cannot be read should not be known only after the passes.
@@ -100,7 +128,11 @@ fn model(
     if let Some(photos) = photos {
         let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
         let setup = pipeline::Setup { batch_size: largest, time: arguments.seconds };
-        let figures = pipeline::measure(&setup, processor, loaded, &photos)?;
+        // The engine's thread loads a copy of its own: a device is touched by one thread alone.
+        drop((loaded, placement));
+        let weights = weights.clone();
+        let runner = built_runner(choice, move |placement| weights.load(placement));
+        let figures = pipeline::measure(&setup, processor.clone(), runner, &photos)?;
         report.figure("pipeline", figures.to_json(), &figures)?;
     }
     report.end()

@@ -3,10 +3,9 @@
 use super::figures::rounded;
 use bytes::Bytes;
 use featherlight::engine::{
-    Engine, EngineMetrics, EngineSettings, EngineStatus, Input, Ticket, loaded_runner, photo_input,
+    Engine, EngineMetrics, EngineSettings, EngineStatus, Input, RunnerFactory, Ticket, photo_input,
 };
 use featherlight::image::{DecodeLimits, Processor};
-use featherlight::model::LoadedModel;
 use featherlight::telemetry::Telemetry;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -39,7 +38,7 @@ pub struct Figures {
 pub fn measure(
     setup: &Setup,
     processor: Processor,
-    model: LoadedModel,
+    runner: RunnerFactory,
     photos: &[Bytes],
 ) -> Result<Figures, Box<dyn Error>> {
     let defaults = EngineSettings::default();
@@ -47,7 +46,7 @@ pub fn measure(
     let settings = EngineSettings { max_batch_size: setup.batch_size, max_queue_size: window, ..defaults };
     let (spec, prepare) = photo_input("bench", processor, DecodeLimits::default());
     let metrics = EngineMetrics::register(&Telemetry::new()?.registry)?;
-    let engine = Engine::start(settings, spec, prepare, loaded_runner(model), metrics.clone())?;
+    let engine = Engine::start(settings, spec, prepare, vec![runner], metrics.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
         let mut status = engine.status();

@@ -3,6 +3,8 @@
 //! The gate lets one batch through a permit, so that tests decide what happens while the device is busy; nothing here
 //! waits for a clock except where a deadline is the subject.
 
+mod devices;
+
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -80,10 +82,10 @@ impl Rig {
         let (gate, permits) = mpsc::channel();
         let batches = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let seen = batches.clone();
-        let factory: RunnerFactory =
-            Box::new(move || Ok(Box::new(Gated { gate: permits, batches: seen }) as Box<dyn Runner>));
+        let runner = Gated { gate: permits, batches: seen };
+        let factory = RunnerFactory::new("cpu", Warmup::OnePhoto, move || Ok(runner));
         let model = ModelSpec { name: "test".into(), height: 1, width: 1 };
-        let engine = Engine::start(settings, model, Arc::new(prepare), factory, metrics.clone());
+        let engine = Engine::start(settings, model, Arc::new(prepare), vec![factory], metrics.clone());
         Self { engine: engine.expect("threads can be had"), metrics, gate, batches }
     }
 
@@ -256,8 +258,10 @@ async fn nothing_is_admitted_before_the_warm_up_run_is_through() {
 async fn a_model_that_cannot_be_built_fails_the_engine_with_its_reason() {
     let metrics = EngineMetrics::register(&Registry::new()).expect("an empty registry");
     let model = ModelSpec { name: "test".into(), height: 1, width: 1 };
-    let factory: RunnerFactory = Box::new(|| Err(RunnerError::Device("no such weights".to_owned())));
-    let engine = Engine::start(settings(1, 1), model, Arc::new(prepare), factory, metrics).expect("threads");
+    let broken = || Err::<Gated, _>(RunnerError::Device("no such weights".to_owned()));
+    let factory = RunnerFactory::new("cpu", Warmup::OnePhoto, broken);
+    let engine =
+        Engine::start(settings(1, 1), model, Arc::new(prepare), vec![factory], metrics).expect("threads");
     let mut status = engine.status();
     let failed = status.wait_for(|status| matches!(status, EngineStatus::Failed(_))).await.expect("it lives");
     assert_eq!(*failed, EngineStatus::Failed("no such weights".into()));
