@@ -43,7 +43,7 @@ pub(super) fn build(shared: &Shared, factory: RunnerFactory) -> Result<Warm, Run
             (Ok(time), _) => last = Some((time, size)),
             (Err(RunnerError::OutOfMemory(reason)), Some((_, fitted))) => {
                 tracing::warn!(
-                    device,
+                    %device,
                     reason,
                     "out of memory with batches of {size}: the limit is {fitted}, not {asked}"
                 );

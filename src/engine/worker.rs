@@ -36,7 +36,7 @@ fn work(shared: &Shared, index: usize, factory: RunnerFactory) {
         Ok(warm) => warm,
         Err(error) => return shared.fail(&error.to_string()),
     };
-    tracing::info!(device, limit, "the model is loaded and warm");
+    tracing::info!(%device, limit, "the model is loaded and warm");
     shared.warmed(index, limit, runner.memory());
     let rule = BatchRule { limit, max_delay: shared.settings.max_queue_delay };
     let mut worker = Worker { shared, index, runner };
