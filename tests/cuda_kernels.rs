@@ -1,6 +1,8 @@
 //! The CUDA kernels' arithmetic, without a GPU: compiled for the CPU with enough of CUDA around them to run
 //! (tests/cuda_emulation), and compared with their formulas. Needs a C++20 compiler.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
+
 use featherlight::randomness::indexed_uniform;
 use std::path::{Path, PathBuf};
 use std::process::Command;
