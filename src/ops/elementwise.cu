@@ -1,4 +1,4 @@
-// Kernels over single values: dropout.rs, gelu.rs and residual.rs.
+// Kernels over single values: dropout.rs, gelu.rs, linear.rs and residual.rs.
 #include "kernel.cuh"
 
 // randomness.rs, indexed_uniform: SplitMix64 entered at `index`.
@@ -42,10 +42,21 @@ __device__ inline void residual(T *out, const T *x, const T *y, const T *scale, 
   out[i] = narrow<T>(value);
 }
 
+// x + bias, one bias a column.
+template <typename T>
+__device__ inline void add_bias(T *out, const T *x, const T *bias, size_t count, unsigned columns) {
+  const size_t i = thread_index();
+  if (i >= count) return;
+  out[i] = narrow<T>(wide(x[i]) + wide(bias[i % columns]));
+}
+
 #define ELEMENTWISE(T, NAME)                                                                                       \
   extern "C" __global__ void dropout_##NAME(T *y, const T *x, uint64_t key, float probability, float factor,      \
                                             size_t count) {                                                       \
     dropout<T>(y, x, key, probability, factor, count);                                                            \
+  }                                                                                                                \
+  extern "C" __global__ void add_bias_##NAME(T *out, const T *x, const T *bias, size_t count, unsigned columns) { \
+    add_bias<T>(out, x, bias, count, columns);                                                                    \
   }                                                                                                                \
   extern "C" __global__ void gelu_backward_##NAME(T *grad_x, const T *x, const T *grad, size_t count) {           \
     gelu_backward<T>(grad_x, x, grad, count);                                                                     \

@@ -3,6 +3,7 @@
 //! candle's own product computes and keeps the gradient of a frozen weight; here a weight or bias that is no variable gets
 //! none, which halves the backward pass of a LoRA step.
 
+use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
 use super::recorded::{has_kernel, record2, record3};
@@ -31,7 +32,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             Some(bias) if has_kernel(&x) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
             None if has_kernel(&x) => x.apply_op2(&weight, Linear),
             Some(bias) => {
-                let result = composed_product(&x, &weight)?.broadcast_add(&bias.detach())?;
+                let product = composed_product(&x, &weight)?;
+                let result = if on_cuda(&x) {
+                    add_bias(&product, bias)?
+                } else {
+                    product.broadcast_add(&bias.detach())?
+                };
                 record3(Linear, &x, &weight, bias, result)
             }
             None => record2(Linear, &x, &weight, composed_product(&x, &weight)?),
@@ -43,6 +49,20 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 fn rows(x: &Tensor) -> Result<Tensor> {
     let columns = x.dims().last().copied().unwrap_or(1);
     x.detach().contiguous()?.reshape((x.elem_count() / columns.max(1), columns))
+}
+
+/// The kernel in elementwise.cu.
+fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let count = x.elem_count();
+    let arguments = [
+        Argument::Tensor(0),
+        Argument::Tensor(1),
+        Argument::U64(count as u64),
+        Argument::U32(bias.elem_count() as u32),
+    ];
+    let geometry = Geometry::Values(count);
+    let kernel = Kernel { file: File::Elementwise, name: "add_bias", geometry, arguments: &arguments };
+    kernel.run(&[x, &bias.contiguous()?])
 }
 
 fn composed_product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {

@@ -58,6 +58,7 @@ template <typename T> struct Kernels;
     static constexpr auto probabilities = probabilities_##NAME;                  \
     static constexpr auto score_gradients = score_gradients_##NAME;              \
     static constexpr auto dropout = dropout_##NAME;                              \
+    static constexpr auto add_bias = add_bias_##NAME;                            \
     static constexpr auto gelu_backward = gelu_backward_##NAME;                  \
     static constexpr auto residual = residual_##NAME;                            \
   };
@@ -148,6 +149,10 @@ template <typename T> void single_values(double tolerance) {
       return (sum == nullptr ? 0.0 : wide(x[i])) + factor * column * wide(y[i]);
     });
   }
+  out = poison<T>(count);
+  launch(blocks, 64, 1, [&] { Kernels<T>::add_bias(out.data(), x.data(), scale.data(), count, hidden); });
+  compare<T>("add_bias", Kernels<T>::name, tolerance, out,
+             [&](size_t i) { return (double)wide(x[i]) + wide(scale[i % hidden]); });
   out = poison<T>(count);
   launch(blocks, 64, 1, [&] { Kernels<T>::gelu_backward(out.data(), x.data(), y.data(), count); });
   compare<T>("gelu_backward", Kernels<T>::name, tolerance, out, [&](size_t i) {

@@ -1,6 +1,7 @@
 //! Bare forward passes: no decoding, no queue, one batch after the other.
 
 use super::figures::{Times, rounded};
+use featherlight::image::Pixels;
 use featherlight::model::{LoadedModel, Photo};
 use featherlight::randomness::{Purpose, Randomness};
 use serde_json::{Value, json};
@@ -27,8 +28,8 @@ pub fn measure(
     batch_size: usize,
     time: Duration,
 ) -> candle_core::Result<Figures> {
-    let values = noise(size);
-    let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Tensor(&values)).collect();
+    let noise = noise(size)?;
+    let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Pixels(&noise)).collect();
     model.logits(&batch)?;
     let (begin, mut times) = (Instant::now(), Vec::new());
     while times.len() < LEAST || begin.elapsed() < time {
@@ -40,10 +41,11 @@ pub fn measure(
     Ok(Figures { batch_size, photos_per_second, times: Times::new(times) })
 }
 
-/// A photo of noise, as the model takes it: `3 × height × width`.
-pub(super) fn noise((height, width): (usize, usize)) -> Vec<f32> {
+/// A photo of noise, as the decode pool would hand it on: levels, which travel to the device and become numbers there.
+pub(super) fn noise((height, width): (usize, usize)) -> candle_core::Result<Pixels> {
     let mut stream = Randomness::new(0).stream(Purpose::Initialize, 0, 0, 0);
-    (0..3 * height * width).map(|_| stream.normal()).collect()
+    let levels = (0..3 * height * width).map(|_| stream.below(256) as u8).collect();
+    Pixels::new(width, height, levels).map_err(candle_core::Error::wrap)
 }
 
 impl Figures {

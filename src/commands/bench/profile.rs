@@ -23,8 +23,8 @@ pub struct Figures {
 /// # Errors
 /// candle's.
 pub fn measure(model: &LoadedModel, size: (usize, usize), batch_size: usize) -> candle_core::Result<Figures> {
-    let values = noise(size);
-    let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Tensor(&values)).collect();
+    let noise = noise(size)?;
+    let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Pixels(&noise)).collect();
     model.logits(&batch)?;
     let mut shortest = None::<Figures>;
     for _ in 0..PASSES {
