@@ -1,7 +1,7 @@
 //! A stand-in for every function of CUDA that candle's code can call, so that the program is linked to none of CUDA's
 //! libraries and starts where there are none.
 //!
-//! A stand-in bears the function's name and jumps to an address that it keeps. At first this is [`resolve`]'s, which asks
+//! A stand-in bears the function's name and jumps to an address that it keeps. At first this is `resolve`'s, which asks
 //! [`find`] for the function in its library, keeps that address instead and goes on there, all arguments as they came: the
 //! stand-in needs to know nothing of them. A second thread that comes at the same moment finds the same address. Where the
 //! function is missing, one takes its place that returns an error of its library.
