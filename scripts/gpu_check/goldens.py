@@ -11,9 +11,9 @@ GOLDENS = ROOT / "tests/goldens"
 DEMO = ROOT / "models/demo"
 # Largest difference of a logit allowed in f32.
 F32_TOLERANCE = 1e-3
-# In the short formats: as a share of the largest logit. A rounding of bf16 is 2⁻⁹ of a value, of f16 2⁻¹²; a few dozen of
-# them meet in a logit of the reference models.
-SHORT_SHARES = {"bf16": 0.05, "f16": 0.01}
+# In the short formats: as a share of the largest logit. PyTorch 2.13 itself, on the CPU, is off by up to 6.1 % in bf16 and
+# 0.9 % in f16 (both on beit-tiny-rslora, whose large factors magnify rounding; by 1.2 % and 0.15 % on beit-tiny).
+SHORT_SHARES = {"bf16": 0.08, "f16": 0.01}
 # The demo in bf16: the least share of photos with f32's label, and the largest lead that f32 may have had where not.
 LEAST_AGREEMENT, LARGEST_MARGIN = 0.99, 0.05
 DIFFERENCE = re.compile(r"largest difference (\S+) \((\S+) (\S+)\)")
