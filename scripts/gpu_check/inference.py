@@ -17,8 +17,8 @@ ROUNDS = 3
 LOADING = 30
 NOTES = (
     "Random weights; the number of labels is that of the config (1000 in examples/configs).",
-    "Ours takes u8 photos from main memory, as the service has them: upload and normalisation count. PyTorch's lie on the device in the number format of the "
-    "model already. Both copy the logits back in every pass.",
+    "Ours takes u8 photos from main memory, as the service has them: upload and normalisation count. PyTorch's lie on the "
+    "device in the number format of the model already. Both copy the logits back in every pass.",
     "PyTorch: transformers' model, eval(), inference_mode, SDPA. BEiT's position-bias index is kept on the device; "
     "transformers by itself uploads it in every layer, which is slower.",
     "Rounds alternate: ours, PyTorch, ours, …; a figure is the median of the rounds' medians, the extremes beside it.",
