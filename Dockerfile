@@ -87,6 +87,8 @@ RUN mkdir -p src/bin train/src \
        done \
     && cargo build --workspace --bins --locked --profile "$PROFILE" --features cuda \
     && rm -r src train/src "target/$PROFILE"/featherlight*
+# Not before: it compiles the kernels in src.
+COPY build.rs ./
 COPY src src
 COPY train train
 COPY models models

@@ -15,7 +15,9 @@ fn kernels() {
         .arg("-std=c++17")
         .arg("-O3")
         .build_ptx();
-    if let Err(error) = built {
-        println!("cargo::error=the CUDA kernels cannot be compiled: {error}");
+    // The program refuses cards below it: their driver cannot compile the PTX.
+    match built.and_then(|_| cudaforge::detect_compute_cap()) {
+        Ok(least) => println!("cargo::rustc-env=FEATHERLIGHT_CUDA_COMPUTE_CAP={}", least.base()),
+        Err(error) => println!("cargo::error=the CUDA kernels cannot be compiled: {error}"),
     }
 }

@@ -21,13 +21,12 @@ pub struct Compute {
 impl Compute {
     /// Refuses a list of devices, for a `command` that uses one.
     pub(super) fn refuse_list(&self, command: &str) -> Result<(), clap::Error> {
-        match &self.device {
-            DeviceRequest::Cuda(devices) if devices.len() > 1 => Err(usage_error(format!(
-                "invalid value '{}' for '--device <DEVICE>': {command} runs on a single device: auto, cpu, cuda or cuda:N",
+        self.device.clone().single().map(drop).map_err(|problem| {
+            usage_error(format!(
+                "invalid value '{}' for '--device <DEVICE>' of {command}: {problem}",
                 self.device
-            ))),
-            _ => Ok(()),
-        }
+            ))
+        })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::cli::Compute;
 use featherlight::engine::DeviceChoice;
-use featherlight::http::device_figures;
 use featherlight::ops::device::{CudaInfo, DeviceError, DeviceInfo, Precision, cuda_devices};
 use serde_json::{Value, json};
 use std::fmt;
@@ -27,7 +26,7 @@ pub fn find(compute: &Compute) -> Result<Found, DeviceError> {
         Ok(DeviceChoice { device, precision })
     };
     let choices = found.devices.into_iter().map(choice).collect::<Result<_, DeviceError>>()?;
-    Ok(Found { choices, fallback: found.fallback.map(|reason| format!("running on the CPU: {reason}")) })
+    Ok(Found { choices, fallback: found.fallback })
 }
 
 impl Found {
@@ -63,7 +62,7 @@ impl Inventory {
 
     /// As a list of objects, the CPU first.
     pub fn to_json(&self) -> Value {
-        self.devices().map(|device| Value::Object(device_figures(&device))).collect()
+        self.devices().map(|device| device.to_json()).collect()
     }
 
     /// Why there is no CUDA device, if there is none.

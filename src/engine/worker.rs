@@ -84,7 +84,7 @@ impl Worker<'_> {
                         reason,
                         photos = photos.len(),
                         ?memory,
-                        "out of memory: the batch is halved"
+                        "out of memory: once more, in halves"
                     );
                     return self.run_in_parts(photos, calls, photos.len().div_ceil(2));
                 }

@@ -4,39 +4,25 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::state::Service;
-use crate::ops::device::DeviceInfo;
-
-/// What is fixed about a device: its name and, where they are known, hardware, compute capability and memory in bytes.
-pub fn device_figures(device: &DeviceInfo) -> Map<String, Value> {
-    let mut figures = Map::new();
-    figures.insert("name".to_owned(), json!(device.name()));
-    if let Some(cuda) = device.cuda() {
-        let (major, minor) = cuda.compute_capability;
-        figures.insert("hardware".to_owned(), json!(cuda.name));
-        figures.insert("compute_capability".to_owned(), json!(format!("{major}.{minor}")));
-        figures.insert("total_memory".to_owned(), json!(cuda.total_memory));
-    }
-    figures
-}
 
 /// Each device of the service; its batch limit is there once it is warm, its free memory as its thread last saw it.
 fn devices(service: &Service) -> Vec<Value> {
     let states = service.engine().devices();
     let choices = service.model().devices.iter();
     let figures = choices.enumerate().map(|(index, choice)| {
-        let mut figures = device_figures(&choice.device);
-        figures.insert("dtype".to_owned(), json!(choice.precision.name()));
+        let mut figures = choice.device.to_json();
+        figures["dtype"] = json!(choice.precision.name());
         let state = states.get(index);
         if let Some(memory) = state.and_then(|state| state.memory) {
-            figures.insert("free_memory".to_owned(), json!(memory.free));
+            figures["free_memory"] = json!(memory.free);
         }
         if let Some(limit) = state.and_then(|state| state.max_batch_size) {
-            figures.insert("max_batch_size".to_owned(), json!(limit));
+            figures["max_batch_size"] = json!(limit);
         }
-        Value::Object(figures)
+        figures
     });
     figures.collect()
 }

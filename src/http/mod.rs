@@ -24,7 +24,6 @@ mod settings;
 mod state;
 mod submission;
 
-pub use info::device_figures;
 pub use server::serve;
 pub use settings::ServeSettings;
 pub use state::{ModelInfo, Service};

@@ -1,10 +1,10 @@
 // The softmax between attention's two products, forward and backward, a warp a row of scores; see composed_attention.rs.
 #include "kernel.cuh"
 
-// softmax(scores · scale + bias). Rows are those of [samples, heads, tokens, tokens]; the bias, f32 and maybe absent, is
+// softmax(scores + bias). Rows are those of [samples, heads, tokens, tokens]; the bias, f32 and maybe absent, is
 // [heads, tokens, tokens]. May run in place.
 template <typename T>
-__device__ inline void probabilities(T *out, const T *scores, const float *bias, float scale, size_t rows,
+__device__ inline void probabilities(T *out, const T *scores, const float *bias, size_t rows,
                                      unsigned heads, unsigned tokens) {
   const size_t row = warp_row();
   if (row >= rows) return;
@@ -14,25 +14,25 @@ __device__ inline void probabilities(T *out, const T *scores, const float *bias,
   const float *row_bias = bias == nullptr ? nullptr : bias + place * tokens;
   float largest = -INFINITY;
   for (unsigned i = threadIdx.x; i < tokens; i += 32) {
-    const float score = wide(scores[i]) * scale + (row_bias == nullptr ? 0.0f : row_bias[i]);
+    const float score = wide(scores[i]) + (row_bias == nullptr ? 0.0f : row_bias[i]);
     largest = fmaxf(largest, score);
   }
   largest = warp_max(largest);
   float sum = 0.0f;
   for (unsigned i = threadIdx.x; i < tokens; i += 32) {
-    const float score = wide(scores[i]) * scale + (row_bias == nullptr ? 0.0f : row_bias[i]);
+    const float score = wide(scores[i]) + (row_bias == nullptr ? 0.0f : row_bias[i]);
     sum += expf(score - largest);
   }
   sum = warp_sum(sum);
   for (unsigned i = threadIdx.x; i < tokens; i += 32) {
-    const float score = wide(scores[i]) * scale + (row_bias == nullptr ? 0.0f : row_bias[i]);
+    const float score = wide(scores[i]) + (row_bias == nullptr ? 0.0f : row_bias[i]);
     out[i] = narrow<T>(expf(score - largest) / sum);
   }
 }
 
-// The gradient of the scores before their scale: scale · p ∘ (dp − Σ dp ∘ p).
+// The gradient of the scores: p ∘ (dp − Σ dp ∘ p).
 template <typename T>
-__device__ inline void score_gradients(T *out, const T *p, const T *grad, float scale, size_t rows,
+__device__ inline void score_gradients(T *out, const T *p, const T *grad, size_t rows,
                                        unsigned tokens) {
   const size_t row = warp_row();
   if (row >= rows) return;
@@ -41,18 +41,18 @@ __device__ inline void score_gradients(T *out, const T *p, const T *grad, float 
   for (unsigned i = threadIdx.x; i < tokens; i += 32) dot += wide(grad[start + i]) * wide(p[start + i]);
   dot = warp_sum(dot);
   for (unsigned i = threadIdx.x; i < tokens; i += 32) {
-    out[start + i] = narrow<T>(scale * wide(p[start + i]) * (wide(grad[start + i]) - dot));
+    out[start + i] = narrow<T>(wide(p[start + i]) * (wide(grad[start + i]) - dot));
   }
 }
 
 #define ATTENTION(T, NAME)                                                                                         \
-  extern "C" __global__ void probabilities_##NAME(T *out, const T *scores, const float *bias, float scale,        \
+  extern "C" __global__ void probabilities_##NAME(T *out, const T *scores, const float *bias,                     \
                                                   size_t rows, unsigned heads, unsigned tokens) {                 \
-    probabilities<T>(out, scores, bias, scale, rows, heads, tokens);                                              \
+    probabilities<T>(out, scores, bias, rows, heads, tokens);                                              \
   }                                                                                                                \
-  extern "C" __global__ void score_gradients_##NAME(T *out, const T *p, const T *grad, float scale, size_t rows, \
+  extern "C" __global__ void score_gradients_##NAME(T *out, const T *p, const T *grad, size_t rows, \
                                                     unsigned tokens) {                                            \
-    score_gradients<T>(out, p, grad, scale, rows, tokens);                                                        \
+    score_gradients<T>(out, p, grad, rows, tokens);                                                        \
   }
 
 ATTENTION(float, f32)

@@ -8,7 +8,7 @@ use super::composed_attention;
 use super::math::{exp, max, sum, sum_pairs};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
-use super::recorded::{has_kernel, record1, record2};
+use super::recorded::{has_cpu_kernel, record1, record2};
 use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
@@ -70,8 +70,8 @@ pub fn attention(
     timed("attention", qkv.device(), || {
         let (qkv, op) = (qkv.contiguous()?, Fused { settings, grid: bias.map(|(_, grid)| grid) });
         match bias {
-            Some((table, _)) if has_kernel(&qkv) => qkv.apply_op2(&table.contiguous()?, op),
-            None if has_kernel(&qkv) => qkv.apply_op1(op),
+            Some((table, _)) if has_cpu_kernel(&qkv) => qkv.apply_op2(&table.contiguous()?, op),
+            None if has_cpu_kernel(&qkv) => qkv.apply_op1(op),
             Some((table, _)) => record2(op, &qkv, table, composed_attention::forward(&qkv, bias, settings)?),
             None => record1(op, &qkv, composed_attention::forward(&qkv, None, settings)?),
         }
@@ -252,7 +252,7 @@ impl Fused {
         table: Option<&Tensor>,
         grad: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        if !has_kernel(qkv) {
+        if !has_cpu_kernel(qkv) {
             return composed_attention::backward(qkv, table.zip(self.grid), grad, self.settings);
         }
         let sizes = Sizes::of(qkv.dims(), self.settings.heads);

@@ -1,13 +1,13 @@
-//! Attention composed of candle's operations: what runs where there is no kernel for it.
+//! Attention where the CPU's kernel is not for it: candle's two products, and between them the softmax, on CUDA a kernel
+//! (attention.cu), elsewhere composed.
 //!
-//! Scores and probabilities are f32 whatever the tensors are; products run in the tensors' own format. Samples are taken a
-//! few at a time, so that the matrices of tokens × tokens stay within a budget.
+//! Products run in the tensors' own format and write scores and probabilities in it; the softmax between is computed in f32.
+//! Samples are taken a few at a time, so that the matrices of tokens × tokens stay within a budget.
 
 use super::attention::{Attention, RelativePositions};
-use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
-use candle_core::{D, DType, DeviceLocation, Result, Tensor};
+use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
+use candle_core::{D, DType, Result, Tensor};
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// Scores held at once, a matrix of tokens × tokens for each head of each sample: 512 MiB in f32.
 const MOST_SCORES: usize = 128 << 20;
@@ -22,8 +22,8 @@ pub(super) fn forward(
     let contexts = pieces(qkv, settings)?
         .into_iter()
         .map(|(start, samples)| {
-            let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings.heads)?;
-            let probabilities = parts.probabilities(bias.as_ref(), settings)?;
+            let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings)?;
+            let probabilities = parts.probabilities(bias.as_ref())?;
             parts.join(&probabilities.matmul(&parts.value)?)
         })
         .collect::<Result<Vec<_>>>()?;
@@ -41,13 +41,13 @@ pub(super) fn backward(
     let wanted = bias.filter(|(table, _)| table.track_op());
     let (mut grads, mut matrix_grad) = (Vec::new(), None::<Tensor>);
     for (start, samples) in pieces(qkv, settings)? {
-        let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings.heads)?;
+        let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings)?;
         let grad = parts.split(&grad.narrow(0, start, samples)?.contiguous()?)?;
-        let p = parts.probabilities(matrix.as_ref(), settings)?;
+        let p = parts.probabilities(matrix.as_ref())?;
         let grad_value = p.t()?.matmul(&grad)?;
         let grad_p = grad.matmul(&parts.value.t()?)?;
-        if on_cuda(qkv) && wanted.is_none() {
-            let grad_scores = score_gradients(&p, &grad_p, settings.scale)?;
+        if has_cuda_kernel(qkv) && wanted.is_none() {
+            let grad_scores = score_gradients(&p, &grad_p)?;
             grads.push(parts.gradients(&grad_scores, grad_value)?);
             continue;
         }
@@ -62,7 +62,7 @@ pub(super) fn backward(
                 None => sum,
             });
         }
-        let grad_scores = grad_scores.affine(f64::from(settings.scale), 0.0)?.to_dtype(qkv.dtype())?;
+        let grad_scores = grad_scores.to_dtype(qkv.dtype())?;
         grads.push(parts.gradients(&grad_scores, grad_value)?);
     }
     let grad_table = match (wanted, matrix_grad) {
@@ -72,14 +72,13 @@ pub(super) fn backward(
     Ok((Tensor::cat(&grads, 0)?, grad_table))
 }
 
-/// The kernel in attention.cu: scale · p ∘ (dp − Σ dp ∘ p).
-fn score_gradients(p: &Tensor, grad_p: &Tensor, scale: f32) -> Result<Tensor> {
+/// The kernel in attention.cu: p ∘ (dp − Σ dp ∘ p).
+fn score_gradients(p: &Tensor, grad_p: &Tensor) -> Result<Tensor> {
     let tokens = p.dim(D::Minus1)?;
     let rows = p.elem_count() / tokens.max(1);
     let arguments = [
-        Argument::Tensor(0),
-        Argument::Tensor(1),
-        Argument::F32(scale),
+        Argument::Tensor(0, p.elem_count()),
+        Argument::Tensor(1, p.elem_count()),
         Argument::U64(rows as u64),
         Argument::U32(tokens as u32),
     ];
@@ -95,7 +94,8 @@ fn pieces(qkv: &Tensor, settings: Attention) -> Result<Vec<(usize, usize)>> {
     Ok((0..batch).step_by(most).map(|start| (start, most.min(batch - start))).collect())
 }
 
-/// Query, key and value of some samples, `[samples · heads, tokens, head_size]` each.
+/// Query, key and value of some samples, `[samples · heads, tokens, head_size]` each. The query has its scale already: scores
+/// are written in the tensors' own format, and unscaled ones could leave the range of f16.
 struct Parts {
     query: Tensor,
     key: Tensor,
@@ -104,27 +104,28 @@ struct Parts {
     tokens: usize,
     heads: usize,
     head_size: usize,
+    scale: f64,
 }
 
 impl Parts {
-    fn of(qkv: &Tensor, heads: usize) -> Result<Self> {
+    fn of(qkv: &Tensor, Attention { heads, scale }: Attention) -> Result<Self> {
+        let scale = f64::from(scale);
         let (samples, tokens, packed) = qkv.dims3()?;
         let head_size = packed / (3 * heads);
         let parts = qkv.reshape((samples, tokens, 3, heads, head_size))?.permute((2, 0, 3, 1, 4))?;
         let parts = parts.contiguous()?.reshape((3, samples * heads, tokens, head_size))?;
         let part = |index| parts.get(index);
-        let (query, key, value) = (part(0)?, part(1)?, part(2)?);
-        Ok(Self { query, key, value, samples, tokens, heads, head_size })
+        let (query, key, value) = (part(0)?.affine(scale, 0.0)?, part(1)?, part(2)?);
+        Ok(Self { query, key, value, samples, tokens, heads, head_size, scale })
     }
 
-    /// softmax(q · kᵀ · scale + bias), `[samples · heads, tokens, tokens]`.
-    fn probabilities(&self, bias: Option<&Tensor>, settings: Attention) -> Result<Tensor> {
+    /// softmax(q · kᵀ + bias), `[samples · heads, tokens, tokens]`.
+    fn probabilities(&self, bias: Option<&Tensor>) -> Result<Tensor> {
         let scores = self.query.matmul(&self.key.t()?)?;
-        if on_cuda(&scores) {
-            return self.probabilities_by_kernel(&scores, bias, settings.scale);
+        if has_cuda_kernel(&scores) {
+            return self.probabilities_by_kernel(&scores, bias);
         }
         let (compute, scores) = (scores.dtype(), scores.to_dtype(DType::F32)?);
-        let scores = scores.affine(f64::from(settings.scale), 0.0)?;
         let scores = match bias {
             Some(bias) => scores
                 .reshape((self.samples, self.heads, self.tokens, self.tokens))?
@@ -136,12 +137,12 @@ impl Parts {
         exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?.to_dtype(compute)
     }
 
-    fn probabilities_by_kernel(&self, scores: &Tensor, bias: Option<&Tensor>, scale: f32) -> Result<Tensor> {
+    fn probabilities_by_kernel(&self, scores: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let rows = self.samples * self.heads * self.tokens;
+        let bias_values = self.heads * self.tokens * self.tokens;
         let arguments = [
-            Argument::Tensor(0),
-            if bias.is_some() { Argument::Tensor(1) } else { Argument::Absent },
-            Argument::F32(scale),
+            Argument::Tensor(0, rows * self.tokens),
+            if bias.is_some() { Argument::Wide(1, bias_values) } else { Argument::Absent },
             Argument::U64(rows as u64),
             Argument::U32(self.heads as u32),
             Argument::U32(self.tokens as u32),
@@ -151,9 +152,9 @@ impl Parts {
         kernel.run(&std::iter::once(scores).chain(bias).collect::<Vec<_>>())
     }
 
-    /// The gradients of query, key and value from those of the unscaled scores, packed as `qkv` is.
+    /// The gradients of query, key and value from those of the scores, packed as `qkv` is.
     fn gradients(&self, grad_scores: &Tensor, grad_value: Tensor) -> Result<Tensor> {
-        let grad_query = grad_scores.matmul(&self.key)?;
+        let grad_query = grad_scores.matmul(&self.key)?.affine(self.scale, 0.0)?;
         let grad_key = grad_scores.t()?.matmul(&self.query)?;
         self.pack(&[grad_query, grad_key, grad_value])
     }
@@ -200,21 +201,23 @@ fn entries_of_pairs(grid: RelativePositions) -> Vec<u32> {
 }
 
 thread_local! {
-    /// The pairs' entries on each device that this thread computes on: the same for every layer and pass.
-    static PAIRS: RefCell<HashMap<(usize, usize, DeviceLocation), Tensor>> = RefCell::default();
+    /// The pairs' entries of each grid on each device that this thread computes on: the same for every layer and pass.
+    static PAIRS: RefCell<Vec<(RelativePositions, Tensor)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The table `[entries, heads]` spread over all pairs of tokens: `[heads, tokens, tokens]`, f32.
 fn bias_matrix(table: &Tensor, grid: RelativePositions) -> Result<Tensor> {
     let tokens = grid.height * grid.width + 1;
-    let key = (grid.height, grid.width, table.device().location());
-    let pairs = PAIRS.with_borrow_mut(|known| match known.get(&key) {
-        Some(pairs) => Ok(pairs.clone()),
-        None => {
-            let pairs = Tensor::from_vec(entries_of_pairs(grid), tokens * tokens, table.device())?;
-            known.insert(key, pairs.clone());
-            Result::Ok(pairs)
+    let pairs = PAIRS.with_borrow_mut(|known| {
+        let here = |(of, pairs): &&(RelativePositions, Tensor)| {
+            *of == grid && pairs.device().same_device(table.device())
+        };
+        if let Some((_, pairs)) = known.iter().find(here) {
+            return Ok(pairs.clone());
         }
+        let pairs = Tensor::from_vec(entries_of_pairs(grid), tokens * tokens, table.device())?;
+        known.push((grid, pairs.clone()));
+        Result::Ok(pairs)
     })?;
     let spread = table.to_dtype(DType::F32)?.t()?.contiguous()?.index_select(&pairs, 1)?; // [heads, tokens²]
     spread.reshape((table.dim(1)?, tokens, tokens))

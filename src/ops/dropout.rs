@@ -1,9 +1,9 @@
 //! Dropout (Srivastava et al. 2014) whose mask is a function of a key and a place: it is drawn again in the backward pass
 //! rather than kept, by any number of threads, and the same on every device.
 
-use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
+use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::profile::timed;
-use super::recorded::{has_kernel, record1};
+use super::recorded::{has_cpu_kernel, record1};
 use super::tensor_slice::{argument, storage, with_values};
 use crate::randomness::{Stream, indexed_uniform};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
@@ -20,10 +20,10 @@ const PIECE: usize = 16_384;
 pub fn dropout(x: &Tensor, probability: f32, mut stream: Stream) -> Result<Tensor> {
     timed("dropout", x.device(), || {
         let (x, op) = (x.contiguous()?, Dropout { key: stream.word(), probability });
-        if has_kernel(&x) {
+        if has_cpu_kernel(&x) {
             return x.apply_op1(op);
         }
-        let result = op.composed(&x.detach())?;
+        let result = op.apply_elsewhere(&x.detach())?;
         record1(op, &x, result)
     })
 }
@@ -56,12 +56,12 @@ impl Dropout {
         out
     }
 
-    /// By a CUDA kernel; elsewhere composed, the mask a tensor of its own.
-    fn composed(&self, values: &Tensor) -> Result<Tensor> {
-        if on_cuda(values) {
+    /// By the CUDA kernel; elsewhere composed, the mask a tensor of its own.
+    fn apply_elsewhere(&self, values: &Tensor) -> Result<Tensor> {
+        if has_cuda_kernel(values) {
             let count = values.elem_count();
             let arguments = [
-                Argument::Tensor(0),
+                Argument::Tensor(0, count),
                 Argument::U64(self.key),
                 Argument::F32(self.probability),
                 Argument::F32(self.factor()),
@@ -97,8 +97,8 @@ impl CustomOp1 for Dropout {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !has_kernel(x) {
-            return self.composed(&grad.contiguous()?).map(Some);
+        if !has_cpu_kernel(x) {
+            return self.apply_elsewhere(&grad.contiguous()?).map(Some);
         }
         let grad =
             with_values("dropout", [grad], |[g]| Tensor::from_vec(self.apply(g), x.shape(), x.device()))?;

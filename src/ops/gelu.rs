@@ -1,9 +1,9 @@
 //! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
 
-use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
+use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::math::{erf, exp};
 use super::profile::timed;
-use super::recorded::{has_kernel, record1};
+use super::recorded::{has_cpu_kernel, record1};
 use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use multiversion::multiversion;
@@ -19,15 +19,15 @@ const PIECE: usize = 8192;
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     timed("gelu", x.device(), || {
         let x = x.contiguous()?;
-        if has_kernel(&x) { x.apply_op1(Gelu) } else { record1(Gelu, &x, x.detach().gelu_erf()?) }
+        if has_cpu_kernel(&x) { x.apply_op1(Gelu) } else { record1(Gelu, &x, x.detach().gelu_erf()?) }
     })
 }
 
 /// d/dx x·Φ(x) = Φ(x) + x·φ(x), in f32.
-fn composed_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    if on_cuda(x) {
+fn backward_elsewhere(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if has_cuda_kernel(x) {
         let count = x.elem_count();
-        let arguments = [Argument::Tensor(0), Argument::Tensor(1), Argument::U64(count as u64)];
+        let arguments = [Argument::Tensor(0, count), Argument::Tensor(1, count), Argument::U64(count as u64)];
         let geometry = Geometry::Values(count);
         let kernel =
             Kernel { file: File::Elementwise, name: "gelu_backward", geometry, arguments: &arguments };
@@ -79,8 +79,8 @@ impl CustomOp1 for Gelu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !has_kernel(x) {
-            return composed_backward(x, grad).map(Some);
+        if !has_cpu_kernel(x) {
+            return backward_elsewhere(x, grad).map(Some);
         }
         with_values("gelu", [x, grad], |[xs, gs]| {
             let mut out = vec![0f32; xs.len()];

@@ -2,14 +2,14 @@
 //!
 //! An op's face describes the call as a [`Kernel`] and runs it; the kernels lie in the `.cu` files beside the ops and are
 //! compiled to PTX when the crate is built. Builds without CUDA have the description and refuse the call, which they never
-//! make: [`on_cuda`] is false there.
+//! make: [`has_cuda_kernel`] is false there.
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail,
 };
 
 /// Whether a kernel computes this argument.
-pub(super) fn on_cuda(tensor: &Tensor) -> bool {
+pub(super) fn has_cuda_kernel(tensor: &Tensor) -> bool {
     let known = matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16);
     cfg!(feature = "cuda") && tensor.device().is_cuda() && known
 }
@@ -36,8 +36,10 @@ pub(super) enum Geometry {
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "read where kernels are launched"))]
 pub(super) enum Argument {
-    /// The values of a tensor, by its place among those of the call.
-    Tensor(usize),
+    /// The values of a tensor in the kernel's number format, by its place among those of the call, and how many there must be.
+    Tensor(usize, usize),
+    /// The same of a tensor that is f32 whatever the format.
+    Wide(usize, usize),
     /// A tensor that is absent.
     Absent,
     /// A C `float`.
@@ -224,13 +226,24 @@ mod device {
         // SAFETY: every kernel writes every value of its result.
         let result = unsafe { device.alloc_uninit(layout.shape(), first.dtype())? };
         let whole = Layout::contiguous(layout.shape());
+        let values_of = |index: usize, count: usize, dtype: DType| match tensors.get(index) {
+            Some((storage, layout)) if storage.dtype() == dtype && layout.shape().elem_count() == count => {
+                address(kernel.name, storage, layout)
+            }
+            Some((storage, layout)) => {
+                let (found, shape) = (storage.dtype(), layout.shape());
+                bail!(
+                    "{}: {count} values in {dtype:?} wanted, found {found:?} of shape {shape:?}",
+                    kernel.name
+                )
+            }
+            None => bail!("{}: no tensor {index}", kernel.name),
+        };
         let mut values = vec![Value::Word(address(kernel.name, &result, &whole)?)];
         for argument in kernel.arguments {
             values.push(match *argument {
-                Argument::Tensor(index) => match tensors.get(index) {
-                    Some((storage, layout)) => Value::Word(address(kernel.name, storage, layout)?),
-                    None => bail!("{}: no tensor {index}", kernel.name),
-                },
+                Argument::Tensor(index, count) => Value::Word(values_of(index, count, first.dtype())?),
+                Argument::Wide(index, count) => Value::Word(values_of(index, count, DType::F32)?),
                 Argument::Absent => Value::Word(0),
                 Argument::F32(value) => Value::F32(value),
                 Argument::U32(value) => Value::U32(value),
@@ -248,8 +261,9 @@ mod device {
                 Value::F32(value) => builder.arg(value),
             };
         }
-        // SAFETY: the arguments are those of the kernel's signature in its `.cu` file; the storages outlive the call, and the
-        // stream orders it before they are given back.
+        // SAFETY: the faces give the arguments of the kernel's signature in its `.cu` file, and each tensor has the format and
+        // the number of values that they state; the storages outlive the call, and the stream orders it before they are given
+        // back.
         unsafe { builder.launch(kernel.geometry.config()?) }.w()?;
         Ok((result, layout.shape().clone()))
     }

@@ -3,11 +3,11 @@
 //! candle's fused norm loses the gradient silently; this one has a backward pass, which recomputes mean and deviation rather
 //! than keeping them.
 
-use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
+use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::linear::column_sums;
 use super::math::{sum, sum_pairs};
 use super::profile::timed;
-use super::recorded::{has_kernel, record3};
+use super::recorded::{has_cpu_kernel, record3};
 use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
@@ -27,11 +27,11 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     }
     timed("layer_norm", x.device(), || {
         let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-        if has_kernel(&x) {
+        if has_cpu_kernel(&x) {
             return x.apply_op3(&weight, &bias, LayerNorm { eps });
         }
-        let result = if on_cuda(&x) {
-            on_rows("layer_norm", eps, [&x, &weight, &bias])?
+        let result = if has_cuda_kernel(&x) {
+            on_rows("layer_norm", eps, [&x, &weight, &bias], hidden)?
         } else {
             let normalized = Normalized::of(&x, eps)?.values;
             let scaled = normalized.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
@@ -41,14 +41,15 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     })
 }
 
-/// One of the kernels in layer_norm.cu: `x` or its gradient first, then the weight.
-fn on_rows(name: &'static str, eps: f32, tensors: [&Tensor; 3]) -> Result<Tensor> {
+/// One of the kernels in layer_norm.cu: `x` and the weight, then the bias `[hidden]` or, backward, the gradient, of which
+/// there are `last` values.
+fn on_rows(name: &'static str, eps: f32, tensors: [&Tensor; 3], last: usize) -> Result<Tensor> {
     let (count, hidden) = (tensors[0].elem_count(), tensors[1].elem_count());
     let rows = count / hidden.max(1);
     let arguments = [
-        Argument::Tensor(0),
-        Argument::Tensor(1),
-        Argument::Tensor(2),
+        Argument::Tensor(0, count),
+        Argument::Tensor(1, hidden),
+        Argument::Tensor(2, last),
         Argument::F32(eps),
         Argument::U64(rows as u64),
         Argument::U32(hidden as u32),
@@ -75,15 +76,15 @@ impl Normalized {
 }
 
 /// Gradients of x, weight and bias, each only where it is wanted.
-fn composed_backward(
+fn backward_elsewhere(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
     grad: &Tensor,
     eps: f32,
 ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-    if on_cuda(x) && !weight.track_op() && !bias.track_op() {
-        let grad_x = on_rows("layer_norm_backward", eps, [x, weight, &grad.contiguous()?])?;
+    if has_cuda_kernel(x) && !weight.track_op() && !bias.track_op() {
+        let grad_x = on_rows("layer_norm_backward", eps, [x, weight, &grad.contiguous()?], x.elem_count())?;
         return Ok((Some(grad_x), None, None));
     }
     let Normalized { values, inverse } = Normalized::of(x, eps)?;
@@ -182,8 +183,8 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if !has_kernel(x) {
-            return composed_backward(x, weight, bias, grad, self.eps);
+        if !has_cpu_kernel(x) {
+            return backward_elsewhere(x, weight, bias, grad, self.eps);
         }
         let hidden = weight.elem_count();
         with_values("layer_norm", [x, weight, grad], |[xs, ws, gs]| {

@@ -3,10 +3,10 @@
 //! candle's own product computes and keeps the gradient of a frozen weight; here a weight or bias that is no variable gets
 //! none, which halves the backward pass of a LoRA step.
 
-use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
+use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
-use super::recorded::{has_kernel, record2, record3};
+use super::recorded::{has_cpu_kernel, record2, record3};
 use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -29,11 +29,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     timed("linear", x.device(), || {
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         match bias {
-            Some(bias) if has_kernel(&x) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
-            None if has_kernel(&x) => x.apply_op2(&weight, Linear),
+            Some(bias) if has_cpu_kernel(&x) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
+            None if has_cpu_kernel(&x) => x.apply_op2(&weight, Linear),
             Some(bias) => {
                 let product = composed_product(&x, &weight)?;
-                let result = if on_cuda(&x) {
+                let result = if has_cuda_kernel(&x) {
                     add_bias(&product, bias)?
                 } else {
                     product.broadcast_add(&bias.detach())?
@@ -55,8 +55,8 @@ fn rows(x: &Tensor) -> Result<Tensor> {
 fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let count = x.elem_count();
     let arguments = [
-        Argument::Tensor(0),
-        Argument::Tensor(1),
+        Argument::Tensor(0, count),
+        Argument::Tensor(1, x.dims().last().copied().unwrap_or(1)),
         Argument::U64(count as u64),
         Argument::U32(bias.elem_count() as u32),
     ];
@@ -74,7 +74,11 @@ fn composed_product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 }
 
 /// Gradients of `x` and `weight`, each only where it is wanted.
-fn composed_backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn backward_elsewhere(
+    x: &Tensor,
+    weight: &Tensor,
+    grad: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let grad = rows(grad)?;
     let grad_x = x.track_op().then(|| grad.matmul(&weight.detach())?.reshape(x.shape()));
     let grad_weight = weight.track_op().then(|| grad.t()?.matmul(&rows(x)?));
@@ -117,8 +121,8 @@ fn run(
 
 /// Gradients of `x` and `weight`, each only where it is wanted.
 fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    if !has_kernel(x) {
-        return composed_backward(x, weight, grad);
+    if !has_cpu_kernel(x) {
+        return backward_elsewhere(x, weight, grad);
     }
     let (outputs, inputs) = weight.dims2()?;
     let rows = x.elem_count() / inputs;
@@ -220,7 +224,9 @@ impl CustomOp3 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_x, grad_w) = backward(x, w, grad)?;
         let grad_b = match b.track_op() {
-            true if !has_kernel(x) => Some(rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype())?),
+            true if !has_cpu_kernel(x) => {
+                Some(rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype())?)
+            }
             true => Some(with_values("linear", [grad], |[g]| {
                 Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device())
             })?),

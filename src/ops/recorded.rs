@@ -13,7 +13,7 @@ use candle_core::{
 use std::sync::{Mutex, PoisonError};
 
 /// Whether an op's own CPU kernel computes this argument; anything else is composed.
-pub(super) fn has_kernel(tensor: &Tensor) -> bool {
+pub(super) fn has_cpu_kernel(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }
 

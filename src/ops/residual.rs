@@ -3,10 +3,10 @@
 //! `scale` is the layer scale (BEiT's lambda; Touvron et al. 2021), `factor` a number a sample: stochastic depth (Huang et
 //! al. 2016) makes it 0 or 1/keep, an adapter makes it s for all.
 
-use super::launch::{Argument, File, Geometry, Kernel, on_cuda};
+use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::linear::column_sums;
 use super::profile::timed;
-use super::recorded::{has_kernel, record2, record3};
+use super::recorded::{has_cpu_kernel, record2, record3};
 use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -53,8 +53,8 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual
     timed("residual", x.device(), || {
         let (x, y, op) = (x.contiguous()?, y.contiguous()?, AddResidual(factor));
         match scale {
-            Some(scale) if has_kernel(&x) => x.apply_op3(&y, &scale.contiguous()?, op),
-            None if has_kernel(&x) => x.apply_op2(&y, op),
+            Some(scale) if has_cpu_kernel(&x) => x.apply_op3(&y, &scale.contiguous()?, op),
+            None if has_cpu_kernel(&x) => x.apply_op2(&y, op),
             Some(scale) => {
                 let result = op.sum(&x, &y, Some(scale))?;
                 record3(op, &x, &y, scale, result)
@@ -82,12 +82,18 @@ fn on_values(
     let sample = y.elem_count() / y.dim(0)?.max(1);
     let mut tensors = vec![y];
     let mut arguments = [Argument::Absent; 8];
-    arguments[1] = Argument::Tensor(0);
-    for (place, tensor) in [(0, x), (2, scale.as_ref()), (3, factors)] {
-        if let Some(tensor) = tensor {
-            arguments[place] = Argument::Tensor(tensors.len());
-            tensors.push(tensor);
-        }
+    arguments[1] = Argument::Tensor(0, y.elem_count());
+    if let Some(x) = x {
+        arguments[0] = Argument::Tensor(tensors.len(), y.elem_count());
+        tensors.push(x);
+    }
+    if let Some(scale) = &scale {
+        arguments[2] = Argument::Tensor(tensors.len(), hidden);
+        tensors.push(scale);
+    }
+    if let Some(factors) = factors {
+        arguments[3] = Argument::Wide(tensors.len(), y.dim(0)?);
+        tensors.push(factors);
     }
     arguments[4] = Argument::F32(factor);
     arguments[5] = Argument::U64(y.elem_count() as u64);
@@ -101,7 +107,7 @@ fn on_values(
 impl AddResidual {
     /// `x + factor · scale ∘ y`, where the CPU's kernel is not for it.
     fn sum(&self, x: &Tensor, y: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
-        if on_cuda(y) {
+        if has_cuda_kernel(y) {
             return match &self.0 {
                 Residual::Constant(factor) => on_values(Some(x), y, scale, None, *factor),
                 Residual::PerSample(_) => x.detach() + self.scaled_by_kernel(y, scale)?,
@@ -139,14 +145,14 @@ impl AddResidual {
         }
     }
 
-    /// Composed: gradients of y and of the scale, each only where it is wanted.
-    fn composed_backward(
+    /// Gradients of y and of the scale, each only where it is wanted.
+    fn backward_elsewhere(
         &self,
         y: &Tensor,
         scale: Option<&Tensor>,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        if on_cuda(y) && scale.is_none_or(|scale| !scale.track_op()) {
+        if has_cuda_kernel(y) && scale.is_none_or(|scale| !scale.track_op()) {
             return Ok((Some(self.scaled_by_kernel(&grad.contiguous()?, scale)?), None));
         }
         let weighted = self.times_factor(grad.clone())?;
@@ -234,7 +240,7 @@ impl CustomOp2 for AddResidual {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad_y = match y.track_op() {
-            true if !has_kernel(y) => self.composed_backward(y, None, grad)?.0,
+            true if !has_cpu_kernel(y) => self.backward_elsewhere(y, None, grad)?.0,
             true => Some(with_values("residual", [grad], |[g]| {
                 Tensor::from_vec(self.scaled(g, y.dims(), |_, _| 1.0), y.shape(), y.device())
             })?),
@@ -271,8 +277,8 @@ impl CustomOp3 for AddResidual {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if !has_kernel(y) {
-            let (grad_y, grad_scale) = self.composed_backward(y, Some(scale), grad)?;
+        if !has_cpu_kernel(y) {
+            let (grad_y, grad_scale) = self.backward_elsewhere(y, Some(scale), grad)?;
             return Ok((x.track_op().then(|| grad.clone()), grad_y, grad_scale));
         }
         with_values("residual", [grad, y, scale], |[g, ys, ss]| {

@@ -144,7 +144,8 @@ async fn scores(engine: Engine, path: PathBuf, budget: Arc<MemoryBudget>) -> Att
         }
         // No row says this: the same photo in a smaller batch has scores.
         Err(EngineError::OutOfMemory { .. }) => {
-            let problem = "the device ran out of memory; a smaller --batch-size needs less".to_owned();
+            let problem = "the device ran out of memory; a smaller --batch-size, or --device cpu, needs less"
+                .to_owned();
             Err(PredictError::Model(problem))
         }
         Err(error) => Err(PredictError::Model(error.to_string())),

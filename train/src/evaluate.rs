@@ -13,7 +13,7 @@ use featherlight::image::Normalization;
 use featherlight::model::{Classifier, ModelError, ModelFolder};
 use featherlight::nn::Pass;
 use featherlight::ops;
-use featherlight::ops::device::Placement;
+use featherlight::ops::device::{Fault, Placement};
 use featherlight::randomness::Randomness;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -26,9 +26,23 @@ pub enum PassError {
     /// The photos.
     #[error(transparent)]
     Loader(#[from] LoaderError),
+    /// The device's memory does not suffice.
+    #[error(
+        "the device ran out of memory: a smaller --batch-size needs less (with more --accumulation-steps a step has as many photos); {0}"
+    )]
+    OutOfMemory(candle_core::Error),
     /// The model.
     #[error("the model failed: {0}")]
-    Model(#[from] candle_core::Error),
+    Model(candle_core::Error),
+}
+
+impl From<candle_core::Error> for PassError {
+    fn from(error: candle_core::Error) -> Self {
+        match Fault::of(&error) {
+            Fault::OutOfMemory => Self::OutOfMemory(error),
+            Fault::Lost | Fault::Work => Self::Model(error),
+        }
+    }
 }
 
 /// The counts of one evaluation.

@@ -42,7 +42,7 @@ pub struct TrainerSettings {
 }
 
 /// f16 ends at 6e-8, where many gradients still lie (Micikevicius et al. 2018, "Mixed Precision Training", §3.2): they are
-/// computed so many times as large. The other formats have f32's range.
+/// computed so many times as large, and half as large again whenever they leave its range. The other formats have f32's range.
 const F16_LOSS_SCALE: f64 = 1024.0;
 
 /// What an optimiser step found.
@@ -287,6 +287,15 @@ impl<'a> Run<'a> {
         self.check("the loss", loss, epoch)?;
         let largest = self.settings.max_grad_norm;
         let grad_norm = gradients.clip(if largest > 0.0 { largest } else { f64::INFINITY })?;
+        if !grad_norm.is_finite() && self.loss_scale > 1.0 {
+            self.loss_scale /= 2.0;
+            tracing::info!(
+                step = self.step,
+                scale = self.loss_scale,
+                "gradients beyond f16: the step is left out"
+            );
+            return Ok(None);
+        }
         self.check("the gradients' norm", grad_norm, epoch)?;
         self.optimizer.step(&gradients, learning_rate)?;
         let seconds = self.since.elapsed().as_secs_f64();

@@ -1,8 +1,7 @@
 //! `featherlight bench`: how fast a model is by itself, behind its engine, or behind a service.
 //!
 //! `forward` measures bare passes, `profile` their ops, `pipeline` decoding and engine together, `load` a running service; each
-//! hands back figures,
-//! which are printed here, for people or as one JSON object.
+//! hands back figures, which are printed here, for people or as one JSON object.
 
 mod figures;
 mod forward;

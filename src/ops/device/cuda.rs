@@ -10,9 +10,38 @@ fn missing(what: &str, error: DriverError) -> DeviceError {
     DeviceError::NoCuda { reason: format!("{what}: {error}") }
 }
 
+/// The compute capability that the kernels were compiled for: the least that can run them.
+pub(super) fn least_compute_capability() -> (u32, u32) {
+    let number = env!("FEATHERLIGHT_CUDA_COMPUTE_CAP").parse().unwrap_or(0);
+    (number / 10, number % 10)
+}
+
+/// `13.0` for 13000.
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+/// A driver compiles the PTX of its own CUDA version and of those before it.
+fn check_driver() -> Result<(), DeviceError> {
+    let mut number = 0;
+    // SAFETY: the driver writes an int.
+    let read = unsafe { sys::cuDriverGetVersion(&mut number) }.result();
+    read.map_err(|error| missing("the driver does not say its version", error))?;
+    let (has, wants) = (number.unsigned_abs(), sys::CUDA_VERSION);
+    if has >= wants {
+        return Ok(());
+    }
+    let (has, wants) = (version(has), version(wants));
+    let reason = format!(
+        "the driver is for CUDA {has}, this build for {wants}: a newer driver, or a build with CUDA {has}, works"
+    );
+    Err(DeviceError::NoCuda { reason })
+}
+
 /// Every device, in the driver's order. Nothing is allocated on them.
 pub(super) fn list() -> Result<Vec<CudaInfo>, DeviceError> {
     libraries::load().map_err(|reason| DeviceError::NoCuda { reason })?;
+    check_driver()?;
     let count = match result::init().and_then(|()| result::device::get_count()) {
         Ok(count) => usize::try_from(count).unwrap_or(0),
         // So says `init` too, where the cards are hidden by CUDA_VISIBLE_DEVICES.

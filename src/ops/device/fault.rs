@@ -39,8 +39,8 @@ impl Fault {
             700 | 702 | 709 | 710 => Self::Lost,
             // hardware stack error, illegal instruction, misaligned address, invalid address space, invalid pc, launch failed
             714..=719 => Self::Lost,
-            // tensor memory leak, unknown
-            721 | 999 => Self::Lost,
+            // tensor memory leak, the MPS client was terminated, an error of another device, unknown
+            721 | 810 | 911 | 999 => Self::Lost,
             _ => Self::Work,
         }
     }
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn the_driver_s_codes_say_whether_the_device_can_go_on() {
         assert_eq!(Fault::of_driver(2), Fault::OutOfMemory);
-        for sticky in [214, 700, 716, 719, 999] {
+        for sticky in [214, 700, 716, 719, 810, 911, 999] {
             assert_eq!(Fault::of_driver(sticky), Fault::Lost, "{sticky}");
         }
         for harmless in [1, 200, 500, 701] {

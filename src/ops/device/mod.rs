@@ -20,6 +20,7 @@ pub use fault::Fault;
 pub use request::{DeviceRequest, Found, PrecisionRequest};
 
 use candle_core::{DType, Device};
+use serde_json::{Value, json};
 use std::fmt;
 
 /// Why a device cannot be used.
@@ -46,6 +47,22 @@ pub enum DeviceError {
         wanted: usize,
         /// The devices there are.
         known: String,
+    },
+    /// A device that this build's kernels cannot run on.
+    #[error(
+        "{device} ({name}) has compute capability {has}, this build needs {needs}; build with CUDA_COMPUTE_CAP={cap}, or use --device cpu"
+    )]
+    TooOld {
+        /// `cuda:N`.
+        device: String,
+        /// The product's name.
+        name: String,
+        /// Its compute capability.
+        has: String,
+        /// The least that the kernels were compiled for.
+        needs: String,
+        /// The device's, as the build takes it.
+        cap: String,
     },
     /// A number format that the device does not compute in.
     #[error(
@@ -148,6 +165,18 @@ impl DeviceInfo {
         }
     }
 
+    /// What is fixed about it: its name and, where they are known, hardware, compute capability and memory in bytes.
+    pub fn to_json(&self) -> Value {
+        let mut json = json!({ "name": self.name() });
+        if let Self::Cuda(cuda) = self {
+            let (major, minor) = cuda.compute_capability;
+            json["hardware"] = json!(cuda.name);
+            json["compute_capability"] = json!(format!("{major}.{minor}"));
+            json["total_memory"] = json!(cuda.total_memory);
+        }
+        json
+    }
+
     /// What the driver says of it, where it is a CUDA device.
     pub fn cuda(&self) -> Option<&CudaInfo> {
         match self {
@@ -217,6 +246,14 @@ pub fn cuda_devices() -> Result<Vec<CudaInfo>, DeviceError> {
     return cuda::list();
     #[cfg(not(feature = "cuda"))]
     Err(DeviceError::NotBuilt { wanted: "cuda".to_owned() })
+}
+
+/// The least compute capability that this build's kernels run on.
+fn least_compute_capability() -> (u32, u32) {
+    #[cfg(feature = "cuda")]
+    return cuda::least_compute_capability();
+    #[cfg(not(feature = "cuda"))]
+    (0, 0)
 }
 
 /// Where a model's weights lie, and what it computes in.

@@ -1,6 +1,6 @@
 //! What a person asks for with `--device` and `--dtype`, and what that comes to on this machine.
 
-use super::{DeviceError, DeviceInfo, Precision, cuda_devices};
+use super::{CudaInfo, DeviceError, DeviceInfo, Precision, cuda_devices, least_compute_capability};
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,7 +20,7 @@ pub enum DeviceRequest {
 pub struct Found {
     /// At least one.
     pub devices: Vec<DeviceInfo>,
-    /// Why `auto` came to the CPU in a build with CUDA: worth a line to the person who started the program.
+    /// In a build with CUDA, that and why `auto` came to the CPU: a line for the person who started the program.
     pub fallback: Option<String>,
 }
 
@@ -30,21 +30,42 @@ impl DeviceRequest {
     /// # Errors
     /// If a CUDA device is asked for and is not there. `auto` never fails.
     pub fn find(&self) -> Result<Found, DeviceError> {
-        self.find_among(cuda_devices)
+        self.find_among(cuda_devices, least_compute_capability())
+    }
+
+    /// Refuses a list, for a job that computes on one device.
+    ///
+    /// # Errors
+    /// In words for the person who typed it.
+    pub fn single(self) -> Result<Self, String> {
+        match &self {
+            Self::Cuda(devices) if devices.len() > 1 => {
+                Err("a single device wanted: auto, cpu, cuda or cuda:N".to_owned())
+            }
+            _ => Ok(self),
+        }
     }
 
     fn find_among(
         &self,
-        cuda: impl FnOnce() -> Result<Vec<super::CudaInfo>, DeviceError>,
+        cuda: impl FnOnce() -> Result<Vec<CudaInfo>, DeviceError>,
+        least: (u32, u32),
     ) -> Result<Found, DeviceError> {
-        let cpu = |fallback| Found { devices: vec![DeviceInfo::Cpu], fallback };
+        let cpu = |reason: Option<String>| {
+            let fallback = reason.map(|reason| format!("running on the CPU: {reason}"));
+            Found { devices: vec![DeviceInfo::Cpu], fallback }
+        };
         match self {
             Self::Cpu => Ok(cpu(None)),
             Self::Auto => Ok(match cuda() {
-                Ok(found) => match found.into_iter().next() {
-                    Some(first) => Found { devices: vec![DeviceInfo::Cuda(first)], fallback: None },
-                    None => cpu(Some("the driver lists no CUDA device".to_owned())),
-                },
+                Ok(found) => {
+                    let usable: Vec<_> = found.into_iter().map(|info| usable(info, least)).collect();
+                    let refused = usable.iter().find_map(|info| info.as_ref().err().map(ToString::to_string));
+                    match usable.into_iter().find_map(Result::ok) {
+                        Some(first) => Found { devices: vec![DeviceInfo::Cuda(first)], fallback: None },
+                        None => cpu(refused.or(Some("the driver lists no CUDA device".to_owned()))),
+                    }
+                }
                 Err(DeviceError::NotBuilt { .. }) => cpu(None),
                 Err(error) => cpu(Some(error.to_string())),
             }),
@@ -55,6 +76,7 @@ impl DeviceRequest {
                 })?;
                 let one = |wanted: &usize| {
                     let info = found.iter().find(|info| info.ordinal == *wanted).cloned();
+                    let info = info.map(|info| usable(info, least)).transpose()?;
                     info.map(DeviceInfo::Cuda).ok_or_else(|| {
                         let names: Vec<String> = found
                             .iter()
@@ -69,6 +91,21 @@ impl DeviceRequest {
             }
         }
     }
+}
+
+/// The device, if kernels compiled for the compute capability `least` run on it.
+fn usable(info: CudaInfo, least: (u32, u32)) -> Result<CudaInfo, DeviceError> {
+    let (major, minor) = info.compute_capability;
+    if (major, minor) >= least {
+        return Ok(info);
+    }
+    Err(DeviceError::TooOld {
+        device: format!("cuda:{}", info.ordinal),
+        name: info.name,
+        has: format!("{major}.{minor}"),
+        needs: format!("{}.{}", least.0, least.1),
+        cap: format!("{major}{minor}"),
+    })
 }
 
 impl FromStr for DeviceRequest {
@@ -167,7 +204,6 @@ impl fmt::Display for PrecisionRequest {
 
 #[cfg(test)]
 mod tests {
-    use super::super::CudaInfo;
     use super::*;
 
     fn card(ordinal: usize, compute_capability: (u32, u32)) -> CudaInfo {
@@ -196,25 +232,36 @@ mod tests {
 
     #[test]
     fn auto_takes_the_first_cuda_device_and_says_why_when_there_is_none() {
-        let found = DeviceRequest::Auto.find_among(two).expect("devices");
+        let found = DeviceRequest::Auto.find_among(two, (0, 0)).expect("devices");
         assert_eq!((found.devices[0].name().as_str(), found.fallback), ("cuda:0", None));
         let missing = || Err(DeviceError::NoCuda { reason: "no driver".to_owned() });
-        let found = DeviceRequest::Auto.find_among(missing).expect("the CPU");
+        let found = DeviceRequest::Auto.find_among(missing, (0, 0)).expect("the CPU");
         assert_eq!(found.devices, [DeviceInfo::Cpu]);
         assert!(found.fallback.is_some_and(|line| line.contains("no driver")));
         let cpu_build = || Err(DeviceError::NotBuilt { wanted: String::new() });
-        assert_eq!(DeviceRequest::Auto.find_among(cpu_build).expect("the CPU").fallback, None);
+        assert_eq!(DeviceRequest::Auto.find_among(cpu_build, (0, 0)).expect("the CPU").fallback, None);
     }
 
     #[test]
     fn devices_come_in_the_order_asked_for_and_an_unknown_one_is_named_with_those_there_are() {
-        let found = DeviceRequest::Cuda(vec![1, 0]).find_among(two).expect("devices");
+        let found = DeviceRequest::Cuda(vec![1, 0]).find_among(two, (0, 0)).expect("devices");
         let names: Vec<String> = found.devices.iter().map(DeviceInfo::name).collect();
         assert_eq!(names, ["cuda:1", "cuda:0"]);
-        let error = DeviceRequest::Cuda(vec![2]).find_among(two).expect_err("no third").to_string();
+        let error = DeviceRequest::Cuda(vec![2]).find_among(two, (0, 0)).expect_err("no third").to_string();
         assert!(error.contains("cuda:2") && error.contains("cuda:1 (card 1)"), "{error}");
         let missing = || Err(DeviceError::NoCuda { reason: "no driver".to_owned() });
-        assert!(DeviceRequest::Cuda(vec![0]).find_among(missing).is_err());
+        assert!(DeviceRequest::Cuda(vec![0]).find_among(missing, (0, 0)).is_err());
+    }
+
+    #[test]
+    fn a_card_below_the_build_s_compute_capability_is_no_device_of_it() {
+        let found = DeviceRequest::Auto.find_among(two, (8, 0)).expect("devices");
+        assert_eq!(found.devices[0].name(), "cuda:1");
+        let found = DeviceRequest::Auto.find_among(two, (10, 0)).expect("the CPU");
+        assert_eq!(found.devices, [DeviceInfo::Cpu]);
+        assert!(found.fallback.is_some_and(|line| line.contains("7.5") && line.contains("10.0")));
+        let error = DeviceRequest::Cuda(vec![0]).find_among(two, (8, 0)).expect_err("too old").to_string();
+        assert!(error.contains("7.5") && error.contains("CUDA_COMPUTE_CAP=75"), "{error}");
     }
 
     #[test]

@@ -71,8 +71,8 @@ impl Where {
     /// If the device is not there, or does not compute in the format.
     pub fn find(&self) -> Result<(DeviceInfo, Precision), DeviceError> {
         let found = self.device.find()?;
-        if let Some(reason) = found.fallback {
-            tracing::info!("computing on the CPU: {reason}");
+        if let Some(line) = found.fallback {
+            tracing::warn!("{line}");
         }
         let device = found.devices.into_iter().next().unwrap_or(DeviceInfo::Cpu);
         let precision = self.dtype.on(&device)?;
@@ -82,10 +82,7 @@ impl Where {
 
 /// A device, not a list of them: a job computes on one.
 fn one_device(text: &str) -> Result<DeviceRequest, String> {
-    match text.parse()? {
-        DeviceRequest::Cuda(devices) if devices.len() > 1 => Err("a single device wanted".to_owned()),
-        request => Ok(request),
-    }
+    text.parse::<DeviceRequest>()?.single()
 }
 
 /// `featherlight-train merge`.
