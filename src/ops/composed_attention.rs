@@ -72,8 +72,24 @@ pub(super) fn backward(
     Ok((Tensor::cat(&grads, 0)?, grad_table))
 }
 
+/// The kernel in attention.cu: the softmax of `scores` `[samples · heads, tokens, tokens]` plus `bias` `[heads, tokens, tokens]`.
+pub(super) fn probabilities(scores: &Tensor, bias: Option<&Tensor>, heads: usize) -> Result<Tensor> {
+    let tokens = scores.dim(D::Minus1)?;
+    let rows = scores.elem_count() / tokens.max(1);
+    let arguments = [
+        Argument::Tensor(0, scores.elem_count()),
+        if bias.is_some() { Argument::Wide(1, heads * tokens * tokens) } else { Argument::Absent },
+        Argument::U64(rows as u64),
+        Argument::U32(heads as u32),
+        Argument::U32(tokens as u32),
+    ];
+    let geometry = Geometry::Rows(rows);
+    let kernel = Kernel { file: File::Attention, name: "probabilities", geometry, arguments: &arguments };
+    kernel.run(&std::iter::once(scores).chain(bias).collect::<Vec<_>>())
+}
+
 /// The kernel in attention.cu: p ∘ (dp − Σ dp ∘ p).
-fn score_gradients(p: &Tensor, grad_p: &Tensor) -> Result<Tensor> {
+pub(super) fn score_gradients(p: &Tensor, grad_p: &Tensor) -> Result<Tensor> {
     let tokens = p.dim(D::Minus1)?;
     let rows = p.elem_count() / tokens.max(1);
     let arguments = [
@@ -123,7 +139,7 @@ impl Parts {
     fn probabilities(&self, bias: Option<&Tensor>) -> Result<Tensor> {
         let scores = self.query.matmul(&self.key.t()?)?;
         if has_cuda_kernel(&scores) {
-            return self.probabilities_by_kernel(&scores, bias);
+            return probabilities(&scores, bias, self.heads);
         }
         let (compute, scores) = (scores.dtype(), scores.to_dtype(DType::F32)?);
         let scores = match bias {
@@ -135,21 +151,6 @@ impl Parts {
         };
         let exponentials = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
         exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?.to_dtype(compute)
-    }
-
-    fn probabilities_by_kernel(&self, scores: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let rows = self.samples * self.heads * self.tokens;
-        let bias_values = self.heads * self.tokens * self.tokens;
-        let arguments = [
-            Argument::Tensor(0, rows * self.tokens),
-            if bias.is_some() { Argument::Wide(1, bias_values) } else { Argument::Absent },
-            Argument::U64(rows as u64),
-            Argument::U32(self.heads as u32),
-            Argument::U32(self.tokens as u32),
-        ];
-        let geometry = Geometry::Rows(rows);
-        let kernel = Kernel { file: File::Attention, name: "probabilities", geometry, arguments: &arguments };
-        kernel.run(&std::iter::once(scores).chain(bias).collect::<Vec<_>>())
     }
 
     /// The gradients of query, key and value from those of the scores, packed as `qkv` is.

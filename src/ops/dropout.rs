@@ -28,6 +28,21 @@ pub fn dropout(x: &Tensor, probability: f32, mut stream: Stream) -> Result<Tenso
     })
 }
 
+/// The kernel in elementwise.cu.
+pub(super) fn kernel(values: &Tensor, key: u64, probability: f32, factor: f32) -> Result<Tensor> {
+    let count = values.elem_count();
+    let arguments = [
+        Argument::Tensor(0, count),
+        Argument::U64(key),
+        Argument::F32(probability),
+        Argument::F32(factor),
+        Argument::U64(count as u64),
+    ];
+    let geometry = Geometry::Values(count);
+    let kernel = Kernel { file: File::Elementwise, name: "dropout", geometry, arguments: &arguments };
+    kernel.run(&[values])
+}
+
 struct Dropout {
     key: u64,
     probability: f32,
@@ -59,17 +74,7 @@ impl Dropout {
     /// By the CUDA kernel; elsewhere composed, the mask a tensor of its own.
     fn apply_elsewhere(&self, values: &Tensor) -> Result<Tensor> {
         if has_cuda_kernel(values) {
-            let count = values.elem_count();
-            let arguments = [
-                Argument::Tensor(0, count),
-                Argument::U64(self.key),
-                Argument::F32(self.probability),
-                Argument::F32(self.factor()),
-                Argument::U64(count as u64),
-            ];
-            let geometry = Geometry::Values(count);
-            let kernel = Kernel { file: File::Elementwise, name: "dropout", geometry, arguments: &arguments };
-            return kernel.run(&[values]);
+            return kernel(values, self.key, self.probability, self.factor());
         }
         let mask = self.mask(values)?.to_dtype(values.dtype())?;
         (values * mask)?.affine(f64::from(self.factor()), 0.0)

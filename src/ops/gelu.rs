@@ -26,18 +26,22 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// d/dx x·Φ(x) = Φ(x) + x·φ(x), in f32.
 fn backward_elsewhere(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     if has_cuda_kernel(x) {
-        let count = x.elem_count();
-        let arguments = [Argument::Tensor(0, count), Argument::Tensor(1, count), Argument::U64(count as u64)];
-        let geometry = Geometry::Values(count);
-        let kernel =
-            Kernel { file: File::Elementwise, name: "gelu_backward", geometry, arguments: &arguments };
-        return kernel.run(&[x, &grad.contiguous()?]);
+        return backward_kernel(x, &grad.contiguous()?);
     }
     let wide = x.detach().to_dtype(DType::F32)?;
     let distribution = wide.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?;
     let density = wide.sqr()?.affine(-0.5, 0.0)?.exp()?.affine(f64::from(INVERSE_SQRT_TAU), 0.0)?;
     let slope = (distribution + (wide * density)?)?;
     (grad.to_dtype(DType::F32)? * slope)?.to_dtype(x.dtype())
+}
+
+/// The kernel in elementwise.cu.
+pub(super) fn backward_kernel(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let count = x.elem_count();
+    let arguments = [Argument::Tensor(0, count), Argument::Tensor(1, count), Argument::U64(count as u64)];
+    let geometry = Geometry::Values(count);
+    let kernel = Kernel { file: File::Elementwise, name: "gelu_backward", geometry, arguments: &arguments };
+    kernel.run(&[x, grad])
 }
 
 /// 1/√(2π), the factor of the normal density.

@@ -43,7 +43,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
 
 /// One of the kernels in layer_norm.cu: `x` and the weight, then the bias `[hidden]` or, backward, the gradient, of which
 /// there are `last` values.
-fn on_rows(name: &'static str, eps: f32, tensors: [&Tensor; 3], last: usize) -> Result<Tensor> {
+pub(super) fn on_rows(name: &'static str, eps: f32, tensors: [&Tensor; 3], last: usize) -> Result<Tensor> {
     let (count, hidden) = (tensors[0].elem_count(), tensors[1].elem_count());
     let rows = count / hidden.max(1);
     let arguments = [

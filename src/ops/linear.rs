@@ -52,7 +52,7 @@ fn rows(x: &Tensor) -> Result<Tensor> {
 }
 
 /// The kernel in elementwise.cu.
-fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let count = x.elem_count();
     let arguments = [
         Argument::Tensor(0, count),

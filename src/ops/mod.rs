@@ -23,6 +23,8 @@ mod normalize;
 mod profile;
 mod recorded;
 mod residual;
+#[cfg(test)]
+mod signatures;
 mod tensor_slice;
 
 pub use attention::{Attention, RelativePositions, attention};

@@ -70,7 +70,7 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual
 struct AddResidual(Residual);
 
 /// The kernel in elementwise.cu: `x + factor · factors ∘ scale ∘ y`, what is absent left out.
-fn on_values(
+pub(super) fn on_values(
     x: Option<&Tensor>,
     y: &Tensor,
     scale: Option<&Tensor>,
