@@ -107,6 +107,9 @@ def beside_fakes(folder):
                 shutil.copy(first, pathlib.Path(fakes) / f"lib{name}.so.{major}")
         here = {"FEATHERLIGHT_CUDA_LIBRARIES": fakes, "FAKE_CUDA_DEVICES": "0"}
         commands(folder, "a driver without a device", here, "no CUDA device")
+        here["FAKE_CUDA_DEVICES"] = "1"
+        commands(folder, "an older driver", {**here, "FAKE_CUDA_VERSION": "11040"}, "for CUDA 11.4")
+        commands(folder, "an older card", {**here, "FAKE_CUDA_MAJOR": "7"}, "compute capability 7.0")
 
 
 def real_libraries(folder, fakes):

@@ -10,13 +10,20 @@ static char seen[512];
 /* What the last of the functions below was called with. */
 const char *fake_seen(void) { return seen; }
 
-static int devices(void) {
-  const char *count = getenv("FAKE_CUDA_DEVICES");
-  return count ? atoi(count) : 0;
+static int number(const char *variable, int otherwise) {
+  const char *text = getenv(variable);
+  return text ? atoi(text) : otherwise;
 }
+
+static int devices(void) { return number("FAKE_CUDA_DEVICES", 0); }
 
 /* CUDA_ERROR_NO_DEVICE where there is none, as the real one. */
 int cuInit(unsigned flags) { return flags == 0 && devices() > 0 ? 0 : 100; }
+
+int cuDriverGetVersion(int *version) {
+  *version = number("FAKE_CUDA_VERSION", 99000);
+  return 0;
+}
 
 int cuDeviceGetCount(int *count) {
   *count = devices();
@@ -40,7 +47,7 @@ int cuDeviceTotalMem_v2(size_t *bytes, int device) {
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
   /* 75 and 76: the compute capability. */
-  *value = device < 40 ? -1 : attribute == 75 ? 9 : attribute == 76 ? 0 : -1;
+  *value = device < 40 ? -1 : attribute == 75 ? number("FAKE_CUDA_MAJOR", 9) : attribute == 76 ? 0 : -1;
   return 0;
 }
 
