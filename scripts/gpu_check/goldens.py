@@ -31,7 +31,7 @@ def run(check):
                 check.fail(f"{row['reference']} {dtype}", row["detail"])
     if not any(row["verdict"] == "same" for row in rows):
         check.fail("models", "not one could be compared")
-    check.figures["training"] = training(check)
+    check.figures["training"] = [row for dtype in ("f32", "bf16") for row in training(check, dtype)]
     check.figures["agreement"] = agreement(check)
 
 
@@ -82,13 +82,13 @@ def largest_logit(file):
     return max(map(abs, values))
 
 
-def training(check):
+def training(check, dtype):
     """`featherlight-train verify`, whose lines say what became of each reference."""
-    words = ["verify", "--goldens", GOLDENS, "--device", check.device, "--dtype", "f32"]
+    words = ["verify", "--goldens", GOLDENS, "--device", check.device, "--dtype", dtype]
     try:
         done = check.run("featherlight-train", *words, may_fail=True)
     except Failed as error:
-        check.fail("training", str(error))
+        check.fail(f"training in {dtype}", str(error))
         return []
     rows = []
     for line in done.stdout.splitlines():
@@ -96,11 +96,11 @@ def training(check):
         if found:
             folder, subject, verdict, detail = found.groups()
             name = folder.rstrip("/").rsplit("/", 1)[-1]
-            rows.append({"reference": name, "subject": subject, "verdict": verdict.lower(), "detail": detail})
+            rows.append({"reference": name, "subject": subject, "dtype": dtype, "verdict": verdict.lower(), "detail": detail})
     if done.returncode != 0 or not any(row["verdict"] == "same" for row in rows):
         wrong = [f"{row['reference']} {row['subject']}: {row['detail']}" for row in rows if row["verdict"] == "different"]
         said = "\n".join(wrong) or last_lines(done.stdout + done.stderr)
-        check.fail("training", f"featherlight-train verify ended with {done.returncode}\n{said}")
+        check.fail(f"training in {dtype}", f"featherlight-train verify ended with {done.returncode}\n{said}")
     return rows
 
 

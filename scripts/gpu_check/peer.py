@@ -20,10 +20,13 @@ class Peer:
         self.log = tempfile.TemporaryFile("w+", errors="replace")
         # Threads that wait for each other in turns cost tiny models all their time on a busy machine.
         threads = {"OMP_NUM_THREADS": "1"} if check.quick else {}
-        self.process = subprocess.Popen(
-            [check.python, str(PROGRAM), "--device", check.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.log, text=True, cwd=ROOT, env={**os.environ, **threads},
-        )
+        try:
+            self.process = subprocess.Popen(
+                [check.python, str(PROGRAM), "--device", check.device], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self.log, text=True, cwd=ROOT, env={**os.environ, **threads},
+            )
+        except OSError as error:
+            raise Failed(f"FEATHERLIGHT_PYTHON: {check.python} cannot be started: {error}") from None
         self.lines = queue.Queue()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
 

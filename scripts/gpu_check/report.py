@@ -37,6 +37,14 @@ def put(file, text):
     os.replace(beside, file)
 
 
+def alike(parts, other):
+    """The parts that ran on the device of `other` and as long; a report may hold a rehearsal's."""
+    if not other:
+        return parts
+    same = lambda part: all(part.get(key) == other.get(key) for key in ("device", "quick"))  # noqa: E731
+    return {name: part for name, part in parts.items() if same(part)}
+
+
 def measured(parts):
     """Every comparison: what it is, the row, and the operations of a photo."""
     inference = parts.get("inference", {}).get("figures", {})
@@ -54,6 +62,7 @@ def shares(parts):
     """Each figure as a share of the large product's rate; see flops.py for what is counted."""
     ceiling = parts.get("ceiling", {}).get("figures", {}).get("matmul", {}).get("tflops")
     rows = []
+    parts = alike(parts, parts.get("ceiling"))
     for name, row, operations in measured(parts):
         for side in ("ours", "pytorch", "compiled"):
             if side in row:

@@ -74,7 +74,7 @@ def summary(parts):
         if not part:
             rows.append([name, "not run", "–", "–", "–", "–", "–"])
             continue
-        status = {"ok": "ok", "failed": "**FAILED**", "absent": "absent"}[part["status"]]
+        status = {"ok": "ok", "failed": "**FAILED**", "incomplete": "**incomplete**", "absent": "absent"}[part["status"]]
         if part["left_out"]:
             status += f", {len(part['left_out'])} left out"
         on = part["device"] + (", quick" if part["quick"] else "")
@@ -101,8 +101,8 @@ def goldens(figures):
           number(row.get("share_of_largest_logit")), number(row["tolerance"])] for row in figures.get("models", [])],
     )
     lines += table(
-        ["gradients and training runs, f32", "subject", "verdict", "detail"],
-        [[row["reference"], row["subject"], row["verdict"], row["detail"]] for row in figures.get("training", [])],
+        ["gradients and training runs", "format", "subject", "verdict", "detail"],
+        [[row["reference"], row["dtype"], row["subject"], row["verdict"], row["detail"]] for row in figures.get("training", [])],
     )
     found = figures.get("agreement")
     if found:

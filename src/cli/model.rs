@@ -56,9 +56,9 @@ pub struct Verify {
     /// A safetensors file with `pixel_values` and `logits`
     #[arg(long, env = "FEATHERLIGHT_EXPECTED", value_name = "FILE")]
     pub expected: PathBuf,
-    /// The largest difference allowed
-    #[arg(long, env = "FEATHERLIGHT_TOLERANCE", default_value_t = 1e-4, value_name = "X", value_parser = tolerance)]
-    pub tolerance: f32,
+    /// The largest difference allowed [default: 1e-4 in f32, 1e-2 in f16, 1e-1 in bf16]
+    #[arg(long, env = "FEATHERLIGHT_TOLERANCE", value_name = "X", value_parser = tolerance)]
+    pub tolerance: Option<f32>,
     /// Where and in what the model computes
     #[command(flatten)]
     pub compute: Compute,

@@ -3,6 +3,7 @@
 use super::devices::{Inventory, find};
 use crate::{cli, demo};
 use featherlight::model::{self, Inspection, ModelFolder};
+use featherlight::ops::device::Precision;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -40,14 +41,19 @@ pub fn verify(arguments: &cli::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let choice = find(&arguments.compute)?.tell_one();
     let placement = choice.device.place(choice.precision)?;
     let difference = model::verify(&folder, &arguments.expected, &placement)?;
+    let tolerance = arguments.tolerance.unwrap_or(match choice.precision {
+        Precision::F32 => 1e-4,
+        Precision::F16 => 1e-2,
+        Precision::Bf16 => 1e-1,
+    });
     // Written so that a NaN fails.
-    let within = difference <= arguments.tolerance;
+    let within = difference <= tolerance;
     writeln!(
         std::io::stdout(),
         "largest difference {difference:.3e} ({} {}), tolerance {:.1e}: {}",
         choice.device.name(),
         choice.precision,
-        arguments.tolerance,
+        tolerance,
         if within { "same" } else { "DIFFERENT" }
     )?;
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::FAILURE })

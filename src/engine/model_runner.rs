@@ -6,7 +6,7 @@
 use super::{ModelSpec, Prepare, Prepared, Runner, RunnerError, RunnerFactory, Warmup};
 use crate::image::{DecodeLimits, Processor};
 use crate::model::{LoadedModel, ModelError, ModelFolder, Photo};
-use crate::ops::device::{DeviceInfo, Fault, Memory, Placement, Precision};
+use crate::ops::device::{DeviceInfo, Fault, Memory, Placement, Precision, in_a_line};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Runner for ModelRunner {
             })
             .collect();
         self.model.logits(&photos).map_err(|error| {
-            let text = error.to_string();
+            let text = in_a_line(&error);
             match Fault::of(&error) {
                 Fault::OutOfMemory => RunnerError::OutOfMemory(text),
                 Fault::Lost => RunnerError::Device(format!("{} is lost: {text}", self.device.name())),

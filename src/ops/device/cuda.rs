@@ -1,7 +1,7 @@
 //! What the CUDA driver says of its devices, and how one is opened.
 
 use super::libraries;
-use super::{CudaInfo, DeviceError, Memory};
+use super::{CudaInfo, DeviceError, Memory, in_a_line};
 use candle_core::Device;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
@@ -78,7 +78,7 @@ fn describe(ordinal: usize) -> Result<CudaInfo, DriverError> {
 pub(super) fn open(info: &CudaInfo) -> Result<Device, DeviceError> {
     libraries::load().map_err(|reason| DeviceError::NoCuda { reason })?;
     let failed = |reason: String| DeviceError::Failed { device: format!("cuda:{}", info.ordinal), reason };
-    let device = Device::new_cuda(info.ordinal).map_err(|error| failed(error.to_string()))?;
+    let device = Device::new_cuda(info.ordinal).map_err(|error| failed(in_a_line(&error)))?;
     keep_memory(info).map_err(|error| failed(error.to_string()))?;
     Ok(device)
 }

@@ -13,6 +13,14 @@ pub enum Fault {
     Work,
 }
 
+/// An error of candle in a line, without the backtrace that it may carry.
+pub fn in_a_line(error: &Error) -> String {
+    match error {
+        Error::WithBacktrace { inner, .. } => in_a_line(inner),
+        other => other.to_string(),
+    }
+}
+
 impl Fault {
     /// Reads candle's error.
     pub fn of(error: &Error) -> Self {

@@ -16,7 +16,7 @@ mod symbols;
 #[cfg(feature = "cuda")]
 mod trampolines;
 
-pub use fault::Fault;
+pub use fault::{Fault, in_a_line};
 pub use request::{DeviceRequest, Found, PrecisionRequest};
 
 use candle_core::{DType, Device};
@@ -50,7 +50,7 @@ pub enum DeviceError {
     },
     /// A device that this build's kernels cannot run on.
     #[error(
-        "{device} ({name}) has compute capability {has}, this build needs {needs}; build with CUDA_COMPUTE_CAP={cap}, or use --device cpu"
+        "{device} ({name}) has compute capability {has}, this build needs {needs}; build with CUDA_COMPUTE_CAP={cap} (below 75 with CUDA 12), or use --device cpu"
     )]
     TooOld {
         /// `cuda:N`.
