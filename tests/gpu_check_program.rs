@@ -102,6 +102,10 @@ fn a_part_fails_alone_and_calls_add_up_to_one_report() {
     assert_eq!([status("inference"), status("profile"), status("training")], ["ok", "failed", "failed"]);
     assert!(tables.contains("GPU_CHECK_FAIL") && tables.contains("| service | not run |"), "{tables}");
 
+    let (said, report, _) =
+        check(built(), folder.path(), &["--parts", "goldens", "--budget-seconds", "1"], None);
+    assert_eq!((report["parts"]["goldens"]["status"].as_str(), said.code), (Some("incomplete"), Some(1)));
+
     let mut unknown = quiet(Path::new("python3"), &[]);
     let said = run(unknown.arg(data("../scripts/gpu-check")).args(["--parts", "everything"]));
     assert_eq!(said.code, Some(2), "{}", said.err);
