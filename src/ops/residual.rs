@@ -153,7 +153,8 @@ impl AddResidual {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         if has_cuda_kernel(y) && scale.is_none_or(|scale| !scale.track_op()) {
-            return Ok((Some(self.scaled_by_kernel(&grad.contiguous()?, scale)?), None));
+            let grad_y = y.track_op().then(|| self.scaled_by_kernel(&grad.contiguous()?, scale));
+            return Ok((grad_y.transpose()?, None));
         }
         let weighted = self.times_factor(grad.clone())?;
         let grad_scale = scale.filter(|scale| scale.track_op()).map(|scale| {

@@ -82,8 +82,13 @@ pub struct BenchFigures {
 pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
     let folder = ModelFolder::open(&settings.config)?;
     let placement = settings.device.place(settings.precision)?;
-    let StartingModel { classifier, config, processor, .. } =
-        StartingModel::random(&folder, &settings.method, settings.randomness, &placement)?;
+    let StartingModel { classifier, config, processor, .. } = StartingModel::random(
+        &folder,
+        folder.config().clone(),
+        &settings.method,
+        settings.randomness,
+        &placement,
+    )?;
     let trained = trained_parameters(&*classifier);
     let count =
         |parameters: &[&Parameter]| -> usize { parameters.iter().map(|p| p.tensor().elem_count()).sum() };

@@ -59,43 +59,35 @@ impl StartingModel {
         refuse_dropout(folder)?;
         let config = folder.config().with_labels(labels).with_single_label();
         let randomness = settings.trainer.randomness;
-        let trainable = settings.method.trainable();
-        let (mut classifier, head, processor) = match settings.starting_weights {
-            StartingWeights::Pretrained => {
-                let (classifier, head) = folder.load_for(&config, trainable, randomness, placement)?;
-                (classifier, head, folder.processor()?)
-            }
-            StartingWeights::Random if settings.method != Method::Full => {
+        if settings.starting_weights == StartingWeights::Random {
+            if settings.method != Method::Full {
                 return Err(StartError::RandomNotFull(settings.method.to_string()));
             }
-            StartingWeights::Random => {
-                let classifier = build(&config, &RandomSource(randomness), trainable, placement);
-                let classifier = classifier.map_err(|source| ModelError::Parameter {
-                    file: folder.path().join("config.json"),
-                    source,
-                })?;
-                (classifier, Head::Fresh, folder.processor_or_plain()?)
-            }
-        };
+            return Self::random(folder, config, &settings.method, randomness, placement);
+        }
+        let trainable = settings.method.trainable();
+        let (mut classifier, head) = folder.load_for(&config, trainable, randomness, placement)?;
+        let processor = folder.processor()?;
         if let Method::Lora(adapter) = &settings.method {
             attach_new(&mut *classifier, adapter, randomness)?;
         }
         Ok(Self { classifier, config, processor, head })
     }
 
-    /// The architecture of `folder` with random weights at `placement`, whatever `method` trains of it: nothing can be
-    /// learnt from that, only measured.
+    /// The architecture of `folder` with random weights at `placement`. Where `method` trains but a part of it, nothing can
+    /// be learnt from that, only measured.
     ///
     /// # Errors
     /// Those of [`StartingModel::build`].
     pub fn random(
         folder: &ModelFolder,
+        config: Config,
         method: &Method,
         randomness: Randomness,
         placement: &Placement,
     ) -> Result<Self, StartError> {
         refuse_dropout(folder)?;
-        let (config, processor) = (folder.config().clone(), folder.processor_or_plain()?);
+        let processor = folder.processor_or_plain()?;
         let classifier = build(&config, &RandomSource(randomness), method.trainable(), placement);
         let mut classifier = classifier
             .map_err(|source| ModelError::Parameter { file: folder.path().join("config.json"), source })?;
