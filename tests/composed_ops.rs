@@ -4,8 +4,9 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use featherlight::ops::{self, Attention, RelativePositions, Residual};
+use featherlight::ops::{self, Attention, Regions, RelativePositions, Residual, RowMap};
 use featherlight::randomness::{Purpose, Randomness};
+use std::sync::Arc;
 
 fn random(shape: &[usize], item: u64) -> Tensor {
     let mut stream = Randomness::new(1).stream(Purpose::Initialize, 0, item, 0);
@@ -58,11 +59,64 @@ fn layer_norm_and_gelu() {
 
 #[test]
 fn attention_with_and_without_positions() {
-    let grid = RelativePositions { height: 3, width: 2 };
-    let settings = Attention { heads: 2, scale: 0.5 };
+    let grid = RelativePositions { height: 3, width: 2, class_token: true };
+    let settings = Attention { heads: 2, scale: 0.5, regions: None };
     let (qkv, table) = (random(&[3, 7, 24], 7), random(&[grid.entries(), 2], 8));
-    compare("attention", &[qkv.clone(), table], &|t| ops::attention(&t[0], Some((&t[1], grid)), settings));
-    compare("attention without positions", &[qkv], &|t| ops::attention(&t[0], None, settings));
+    compare("attention", &[qkv.clone(), table], &|t| {
+        ops::attention(&t[0], Some((&t[1], grid)), settings.clone())
+    });
+    compare("attention without positions", &[qkv], &|t| ops::attention(&t[0], None, settings.clone()));
+}
+
+#[test]
+fn attention_in_windows_keeps_regions_apart() {
+    let grid = RelativePositions { height: 2, width: 3, class_token: false };
+    let of = vec![0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1];
+    let regions = Regions { of, tokens: 6, penalty: -100.0 };
+    let settings = Attention { heads: 2, scale: 0.5, regions: Some(Arc::new(regions)) };
+    let (qkv, table) = (random(&[4, 6, 24], 15), random(&[grid.entries(), 2], 16)); // two photos of two windows
+    let attend = |qkv: &Tensor, table: &Tensor| ops::attention(qkv, Some((table, grid)), settings.clone());
+    compare("attention", &[qkv.clone(), table.clone()], &|t| attend(&t[0], &t[1]));
+    compare("attention without positions", std::slice::from_ref(&qkv), &|t| {
+        ops::attention(&t[0], None, settings.clone())
+    });
+    // What a token of the other region holds changes nothing: token 2 of window 1, for token 0 there.
+    let changed = qkv.slice_assign(&[1..2, 2..3, 0..24], &random(&[1, 1, 24], 17)).expect("a tensor");
+    let token = |qkv: &Tensor, token| attend(qkv, &table)?.get(1)?.get(token)?.to_vec1::<f32>();
+    assert_eq!(token(&qkv, 0).expect("values"), token(&changed, 0).expect("values"));
+    assert_ne!(token(&qkv, 5).expect("values"), token(&changed, 5).expect("values"));
+    assert!(ops::attention(&random(&[3, 6, 24], 18), None, settings.clone()).is_err(), "half a photo");
+}
+
+#[test]
+fn quick_gelu_is_x_times_a_sigmoid() {
+    compare("quick_gelu", &[random(&[3, 5, 16], 19)], &|t| ops::quick_gelu(&t[0]));
+    let x = Tensor::new(&[-1e4f32, -1.0, 0.0, 1.0, 1e4], &Device::Cpu).expect("a tensor");
+    let y = ops::quick_gelu(&x).and_then(|y| y.to_vec1::<f32>()).expect("values");
+    let want = [-0.0, -0.154_204_9, 0.0, 0.845_795_1, 1e4];
+    assert!(y.iter().zip(want).all(|(y, want)| (y - want).abs() < 1e-6), "{y:?}");
+}
+
+#[test]
+fn unit_heads_make_queries_and_keys_cosines() {
+    let (qkv, scale) = (random(&[3, 5, 24], 20), random(&[2], 21));
+    compare("unit_heads", &[qkv.clone(), scale], &|t| ops::unit_heads(&t[0], &t[1]));
+    let scale = Tensor::new(&[1f32, 3.0], &Device::Cpu).expect("a tensor");
+    let unit = ops::unit_heads(&qkv, &scale).and_then(|unit| unit.reshape((15, 6, 4))).expect("a tensor");
+    let lengths = unit.sqr().and_then(|squares| squares.sum(2)?.sqrt()?.to_vec2::<f32>()).expect("lengths");
+    for lengths in lengths {
+        let near = lengths.iter().zip([1.0, 3.0, 1.0, 1.0]).all(|(found, want)| (found - want).abs() < 1e-5);
+        assert!(near, "{lengths:?}");
+    }
+    let zeros =
+        qkv.zeros_like().and_then(|zeros| ops::unit_heads(&zeros, &scale)?.sum_all()?.to_scalar::<f32>());
+    assert_eq!(zeros.expect("a sum"), 0.0, "no direction is no error");
+}
+
+#[test]
+fn rows_are_picked_and_their_gradients_go_back() {
+    let map = RowMap::new([Some(3), None, Some(0), Some(1)], 5).expect("a map");
+    compare("pick_rows", &[random(&[2, 5, 4], 22)], &|t| ops::pick_rows(&t[0], &map));
 }
 
 #[test]

@@ -1,22 +1,63 @@
 //! `config.json`: which architecture, its sizes, its labels. Absent fields take transformers' defaults.
 
 use super::beit::BeitConfig;
+use super::clip::ClipConfig;
+use super::fields::Fields;
+use super::swin_config::{SwinConfig, SwinV2Config};
+use super::vit::VitConfig;
 use super::{ModelError, timm};
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A model's architecture with its settings.
 #[derive(Clone, Debug)]
 pub enum Architecture {
     /// BEiT (Bao et al. 2021).
     Beit(BeitConfig),
+    /// The image tower of CLIP (Radford et al. 2021) with a head.
+    Clip(ClipConfig),
+    /// Swin Transformer (Liu et al. 2021).
+    Swin(SwinConfig),
+    /// Swin Transformer V2 (Liu et al. 2022).
+    SwinV2(SwinV2Config),
+    /// ViT (Dosovitskiy et al. 2020).
+    Vit(VitConfig),
 }
 
+/// Every `model_type` that is known.
+pub const MODEL_TYPES: [&str; 5] = ["beit", "clip", "swin", "swinv2", "vit"];
+
 impl Architecture {
+    fn from_fields(fields: Fields<'_>) -> Result<Self, ModelError> {
+        match fields.text("model_type")?.unwrap_or_default() {
+            "beit" => BeitConfig::from_fields(fields).map(Self::Beit),
+            "clip" => ClipConfig::from_fields(fields).map(Self::Clip),
+            "swin" => SwinConfig::from_fields(fields).map(Self::Swin),
+            "swinv2" => SwinV2Config::from_fields(fields).map(Self::SwinV2),
+            "vit" => VitConfig::from_fields(fields).map(Self::Vit),
+            found => Err(ModelError::Architecture { file: fields.file.into(), found: found.to_owned() }),
+        }
+    }
+
     /// The `model_type` of transformers.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Beit(_) => "beit",
+            Self::Clip(_) => "clip",
+            Self::Swin(_) => "swin",
+            Self::SwinV2(_) => "swinv2",
+            Self::Vit(_) => "vit",
+        }
+    }
+
+    /// transformers' name of the classifier.
+    fn class_name(&self) -> &'static str {
+        match self {
+            Self::Beit(_) => "BeitForImageClassification",
+            Self::Clip(_) => "CLIPForImageClassification",
+            Self::Swin(_) => "SwinForImageClassification",
+            Self::SwinV2(_) => "Swinv2ForImageClassification",
+            Self::Vit(_) => "ViTForImageClassification",
         }
     }
 
@@ -24,6 +65,19 @@ impl Architecture {
     pub fn image_size(&self) -> (usize, usize) {
         match self {
             Self::Beit(beit) => beit.image_size,
+            Self::Clip(clip) => clip.image_size,
+            Self::Swin(swin) => swin.image_size,
+            Self::SwinV2(swin_v2) => swin_v2.swin.image_size,
+            Self::Vit(vit) => vit.image_size,
+        }
+    }
+
+    /// The modules that LoRA adapts where nobody says which: the maps to queries and values (Hu et al. 2021, §4.2), under their
+    /// v4 names.
+    pub fn default_targets(&self) -> [&'static str; 2] {
+        match self {
+            Self::Clip(_) => ["q_proj", "v_proj"],
+            Self::Beit(_) | Self::Swin(_) | Self::SwinV2(_) | Self::Vit(_) => ["query", "value"],
         }
     }
 }
@@ -66,10 +120,7 @@ impl Config {
             return timm::config(&json, file);
         }
         let labels = labels(fields)?;
-        let architecture = match fields.text("model_type")?.unwrap_or_default() {
-            "beit" => Architecture::Beit(BeitConfig::from_fields(fields, labels.len())?),
-            found => return Err(ModelError::Architecture { file: file.into(), found: found.to_owned() }),
-        };
+        let architecture = Architecture::from_fields(fields)?;
         let multi_label = fields.text("problem_type")? == Some("multi_label_classification");
         Ok(Self { architecture, labels, multi_label, timm: false, json })
     }
@@ -78,10 +129,19 @@ impl Config {
     pub fn with_labels(&self, labels: &[String]) -> Self {
         let mut config = self.clone();
         labels.clone_into(&mut config.labels);
-        match &mut config.architecture {
-            Architecture::Beit(beit) => beit.num_labels = labels.len(),
-        }
         config
+    }
+
+    /// The dropout fields of the config that are not 0, which inference ignores: name and value.
+    pub fn dropout(&self) -> Option<(&'static str, f64)> {
+        let fields = match &self.architecture {
+            Architecture::Clip(_) => self.json.get("vision_config").unwrap_or(&Value::Null),
+            _ => &self.json,
+        };
+        ["hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout"]
+            .into_iter()
+            .map(|field| (field, fields.get(field).and_then(Value::as_f64).unwrap_or(0.0)))
+            .find(|(_, value)| *value != 0.0)
     }
 
     /// The same model for photos of which each has one label.
@@ -96,8 +156,10 @@ impl Config {
     /// The `config.json` that transformers and [`Config::from_file`] read back as this model: the file's own fields, a
     /// timm folder's translated, with these labels.
     pub fn to_json(&self) -> Value {
-        let Architecture::Beit(beit) = &self.architecture;
-        let mut json = if self.timm { beit.to_json() } else { self.json.clone() };
+        let mut json = match &self.architecture {
+            Architecture::Beit(beit) if self.timm => beit.to_json(),
+            _ => self.json.clone(),
+        };
         let names = self.labels.iter().enumerate();
         let id2label: Map<String, Value> =
             names.clone().map(|(index, label)| (index.to_string(), json!(label))).collect();
@@ -106,7 +168,7 @@ impl Config {
         if let Some(fields) = json.as_object_mut() {
             // transformers derives it from id2label and warns where the two differ.
             fields.remove("num_labels");
-            fields.insert("architectures".to_owned(), json!(["BeitForImageClassification"]));
+            fields.insert("architectures".to_owned(), json!([self.architecture.class_name()]));
             fields.insert("id2label".to_owned(), Value::Object(id2label));
             fields.insert("label2id".to_owned(), Value::Object(label2id));
         }
@@ -132,64 +194,4 @@ fn labels(fields: Fields<'_>) -> Result<Vec<String>, ModelError> {
             })
         })
         .collect()
-}
-
-/// The fields of a `config.json`, read with defaults and with errors that name the file and the field.
-#[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
-    pub(super) json: &'a Value,
-    pub(super) file: &'a Path,
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn wrong(self, field: &'static str, problem: impl Into<String>) -> ModelError {
-        ModelError::Config { file: PathBuf::from(self.file), field, problem: problem.into() }
-    }
-
-    fn get(self, field: &str) -> Option<&'a Value> {
-        self.json.get(field).filter(|value| !value.is_null())
-    }
-
-    pub(super) fn text(self, field: &'static str) -> Result<Option<&'a str>, ModelError> {
-        self.get(field)
-            .map(|v| v.as_str().ok_or_else(|| self.wrong(field, format!("is {v}, text wanted"))))
-            .transpose()
-    }
-
-    pub(super) fn flag(self, field: &'static str, default: bool) -> Result<bool, ModelError> {
-        let value = self.get(field);
-        value.map_or(Ok(default), |v| {
-            v.as_bool().ok_or_else(|| self.wrong(field, format!("is {v}, true or false wanted")))
-        })
-    }
-
-    /// A whole number of at least 1 and at most a million: sizes beyond would only exhaust memory.
-    pub(super) fn count(self, field: &'static str, default: usize) -> Result<usize, ModelError> {
-        let Some(value) = self.get(field) else { return Ok(default) };
-        match value.as_u64() {
-            Some(count @ 1..=1_000_000) => Ok(count as usize),
-            _ => Err(self.wrong(field, format!("is {value}, a whole number from 1 to 1000000 wanted"))),
-        }
-    }
-
-    pub(super) fn number(self, field: &'static str, default: f64) -> Result<f64, ModelError> {
-        let value = self.get(field);
-        value.map_or(Ok(default), |v| {
-            v.as_f64().ok_or_else(|| self.wrong(field, format!("is {v}, a number wanted")))
-        })
-    }
-
-    /// A side, or [height, width].
-    pub(super) fn size(self, field: &'static str, default: usize) -> Result<(usize, usize), ModelError> {
-        let Some(Value::Array(sides)) = self.get(field) else {
-            let side = self.count(field, default)?;
-            return Ok((side, side));
-        };
-        match sides.iter().map(Value::as_u64).collect::<Vec<_>>()[..] {
-            [Some(height @ 1..=1_000_000), Some(width @ 1..=1_000_000)] => {
-                Ok((height as usize, width as usize))
-            }
-            _ => Err(self.wrong(field, "is neither a side nor [height, width]")),
-        }
-    }
 }

@@ -34,7 +34,11 @@ pub enum ModelError {
         problem: String,
     },
     /// The architecture is none that is known here.
-    #[error("{file}: model_type `{found}` is not supported; supported: beit", file = file.display())]
+    #[error(
+        "{file}: model_type `{found}` is not supported; supported: {known}",
+        file = file.display(),
+        known = super::config::MODEL_TYPES.join(", ")
+    )]
     Architecture {
         /// The file.
         file: PathBuf,

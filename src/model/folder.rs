@@ -4,7 +4,7 @@
 
 use super::adapter::{Adapter, merge};
 use super::timm::TimmSource;
-use super::{Architecture, Beit, Checkpoint, Classifier, Config, ModelError};
+use super::{Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit};
 use crate::image::Processor;
 use crate::nn::{Builder, HEAD, Initialization, ParameterError, RandomSource, Source, Trainable};
 use crate::ops::device::Placement;
@@ -281,9 +281,13 @@ pub fn build(
     trainable: Trainable,
     placement: &Placement,
 ) -> Result<Box<dyn Classifier>, ParameterError> {
-    let builder = Builder::new(source, trainable, placement);
+    let (builder, labels) = (Builder::new(source, trainable, placement), config.labels.len());
     match &config.architecture {
-        Architecture::Beit(beit) => Ok(Box::new(Beit::new(&builder, beit)?)),
+        Architecture::Beit(beit) => Ok(Box::new(beit::build(&builder, beit, labels)?)),
+        Architecture::Clip(clip) => Ok(Box::new(clip::build(&builder, clip, labels)?)),
+        Architecture::Swin(swin) => Ok(Box::new(swin::build(&builder, swin, labels)?)),
+        Architecture::SwinV2(swin_v2) => Ok(Box::new(swin_v2::build(&builder, swin_v2, labels)?)),
+        Architecture::Vit(vit) => Ok(Box::new(vit::build(&builder, vit, labels)?)),
     }
 }
 

@@ -6,25 +6,36 @@
 mod adapter;
 mod beit;
 mod checkpoint;
+mod clip;
 mod config;
 mod error;
+mod fields;
 mod folder;
+mod hierarchy;
 mod inspect;
 mod loaded;
 mod names;
+mod plain;
 mod save;
+mod swin;
+mod swin_config;
+mod swin_v2;
 mod timm;
+mod vit;
 
 pub use adapter::{Adapter, AdapterConfig, attach_new, merge, save as save_adapter};
-pub use beit::{Beit, BeitConfig};
+pub use beit::BeitConfig;
 pub use checkpoint::Checkpoint;
-pub use config::{Architecture, Config};
+pub use clip::ClipConfig;
+pub use config::{Architecture, Config, MODEL_TYPES};
 pub use error::ModelError;
 pub use folder::{Head, ModelFiles, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
 pub use names::{matches_target, v5_name};
 pub use save::{create_folder, save_model, save_tensors, save_text};
+pub use swin_config::{SwinConfig, SwinV2Config};
+pub use vit::VitConfig;
 
 use crate::nn::{Linear, Parameter, Pass};
 use crate::ops::device::Placement;
@@ -70,6 +81,11 @@ pub trait Classifier: Send {
 
     /// Every linear map, in the order of [`Classifier::linears_mut`].
     fn linears(&self) -> Vec<&Linear>;
+
+    /// How many blocks have run at each of the hidden states that transformers lists: every one, or the ends of stages.
+    fn hidden_states(&self) -> Vec<usize> {
+        (0..=self.blocks()).collect()
+    }
 
     /// Where the model lies, and what it computes in.
     fn placement(&self) -> Placement {

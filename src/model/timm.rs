@@ -1,9 +1,9 @@
 //! timm's BEiT folders: `config.json` with an `architecture`, sizes read from the tensors' shapes, names of its own.
 
 use super::beit::BeitConfig;
-use super::config::Fields;
+use super::fields::Fields;
 use super::{Architecture, Checkpoint, Config, ModelError};
-use crate::nn::{Initialization, ParameterError, Source};
+use crate::nn::{Activation, Initialization, ParameterError, Source};
 use candle_core::Tensor;
 use serde_json::Value;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
         initializer_range: 0.02,
         use_mean_pooling: checkpoint.has("fc_norm.weight"),
         use_relative_position_bias: true,
-        num_labels,
+        hidden_act: Activation::Gelu,
     };
     Ok(Config {
         architecture: Architecture::Beit(beit.checked(fields)?),

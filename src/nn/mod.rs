@@ -3,16 +3,29 @@
 //! The architectures in `model` are made of these. A layer knows shapes and formulas, never files: its parameters come from
 //! a [`Source`]. One code serves training and inference; a [`Pass`] says which it is.
 
+mod attention;
+mod block;
+mod continuous_position_bias;
+mod interpolation;
 mod layers;
+mod mlp;
 mod parameter;
 mod pass;
 mod patch_embedding;
+mod position_embedding;
 mod relative_position_bias;
+mod windows;
 
+pub use attention::{AttentionBiases, AttentionNames, AttentionSizes, SelfAttention};
+pub use block::PreNormBlock;
+pub use continuous_position_bias::ContinuousPositionBias;
 pub use layers::{LayerNorm, Linear, LowRank, Weight};
+pub use mlp::{Activation, Mlp, MlpSizes};
 pub use parameter::{
     Builder, HEAD, Initialization, Parameter, ParameterError, RandomSource, ShapeSource, Source, Trainable,
 };
 pub use pass::{Pass, Training};
-pub use patch_embedding::PatchEmbedding;
+pub use patch_embedding::{Edges, PatchEmbedding};
+pub use position_embedding::PositionEmbedding;
 pub use relative_position_bias::RelativePositionBias;
+pub use windows::{Windows, merge_neighbours};

@@ -210,6 +210,11 @@ impl<'a> Builder<'a> {
         Self { path, ..self.clone() }
     }
 
+    /// Where its parameters go.
+    pub fn placement(&self) -> &'a Placement {
+        self.placement
+    }
+
     /// The parameter `name` under this path.
     ///
     /// # Errors

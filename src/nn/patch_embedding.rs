@@ -9,7 +9,16 @@ use candle_core::{Result, Tensor, bail};
 pub struct PatchEmbedding {
     weight: Parameter,
     bias: Option<Parameter>,
-    patch: usize,
+    edges: Edges,
+}
+
+/// What becomes of pixels beyond the last whole patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// They are left out, as a convolution leaves them.
+    Cut,
+    /// They begin a patch that ends in zeros.
+    Pad,
 }
 
 impl PatchEmbedding {
@@ -32,18 +41,28 @@ impl PatchEmbedding {
             true => Some(builder.parameter("bias", &[hidden], Initialization::Constant(0.0))?),
             false => None,
         };
-        Ok(Self { weight, bias, patch })
+        Ok(Self { weight, bias, edges: Edges::Cut })
     }
 
-    /// `pixel_values` `[batch, channels, height, width]` → `[batch, rows · columns, hidden]` and (rows, columns). Pixels
-    /// beyond the last whole patch are left out, as a convolution leaves them.
+    /// The same with another treatment of the edges.
+    pub fn with_edges(self, edges: Edges) -> Self {
+        Self { edges, ..self }
+    }
+
+    /// `pixel_values` `[batch, channels, height, width]` → `[batch, rows · columns, hidden]` and (rows, columns).
     ///
     /// # Errors
     /// If the photo is smaller than a patch, or has another number of channels.
     pub fn forward(&self, pixel_values: &Tensor) -> Result<(Tensor, (usize, usize))> {
         let (batch, channels, height, width) = pixel_values.dims4()?;
         let (hidden, want, p, _) = self.weight.tensor().dims4()?;
-        let (rows, columns) = (height / self.patch, width / self.patch);
+        let pixel_values = match self.edges {
+            Edges::Cut => pixel_values.clone(),
+            Edges::Pad => pixel_values
+                .pad_with_zeros(2, 0, height.next_multiple_of(p) - height)?
+                .pad_with_zeros(3, 0, width.next_multiple_of(p) - width)?,
+        };
+        let (rows, columns) = (pixel_values.dim(2)? / p, pixel_values.dim(3)? / p);
         if channels != want || rows == 0 || columns == 0 {
             bail!(
                 "patch embedding: {want} channels and at least {p} × {p} wanted, found {:?}",

@@ -1,10 +1,12 @@
-//! BEiT's table of relative position biases, and its interpolation to other input sizes.
+//! A table of relative position biases, and its interpolation to other grids.
 
+use super::interpolation::{Interpolation, resize_grid};
 use super::{Builder, Initialization, Parameter, ParameterError};
 use crate::ops::RelativePositions;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-/// A table `[(2h − 1)(2w − 1) + 3, heads]` for a grid of h × w patches (Bao et al. 2021, §2.1).
+/// A table `[(2h − 1)(2w − 1), heads]` for a grid of h × w patches (Liu et al. 2021, §3.2); with a class token three entries
+/// more (Bao et al. 2021, §2.1).
 #[derive(Clone, Debug)]
 pub struct RelativePositionBias {
     table: Parameter,
@@ -27,7 +29,7 @@ impl RelativePositionBias {
         Ok(Self { table, grid })
     }
 
-    /// The table for another grid: offsets between patches resized bilinearly, the class token's three entries kept.
+    /// The table for a grid, another one maybe: offsets between patches resized bilinearly, the class token's three entries kept.
     ///
     /// # Errors
     /// candle's.
@@ -37,18 +39,12 @@ impl RelativePositionBias {
             return Ok(table);
         }
         let (compute, table) = (table.dtype(), table.to_dtype(DType::F32)?);
-        let heads = table.dim(1)?;
         let size = |grid: RelativePositions| (2 * grid.height - 1, 2 * grid.width - 1);
-        let ((old_rows, old_columns), (rows, columns)) = (size(self.grid), size(grid));
-        let down = bilinear(old_rows, rows, table.device())?;
-        let across = bilinear(old_columns, columns, table.device())?;
-        let offsets = table.narrow(0, 0, self.grid.offsets())?.contiguous()?;
-        let resized = down.matmul(&offsets.reshape((old_rows, old_columns * heads))?)?; // [rows, old_columns · heads]
-        let resized = across
-            .broadcast_left(rows)?
-            .contiguous()?
-            .matmul(&resized.reshape((rows, old_columns, heads))?)? // [rows, columns, heads]
-            .reshape((rows * columns, heads))?;
+        let offsets = table.narrow(0, 0, self.grid.offsets())?;
+        let resized = resize_grid(&offsets, size(self.grid), size(grid), Interpolation::Bilinear)?;
+        if !grid.class_token {
+            return resized.to_dtype(compute);
+        }
         Tensor::cat(&[&resized, &table.narrow(0, self.grid.offsets(), 3)?], 0)?.to_dtype(compute)
     }
 
@@ -56,18 +52,4 @@ impl RelativePositionBias {
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         std::iter::once(&self.table)
     }
-}
-
-/// `[new, old]`: the weights of a bilinear resize of a line, pixel centres aligned (PyTorch's `align_corners=False`).
-fn bilinear(old: usize, new: usize, device: &Device) -> Result<Tensor> {
-    let mut weights = vec![0f32; new * old];
-    for (index, row) in weights.chunks_exact_mut(old).enumerate() {
-        let place = ((index as f32 + 0.5) * (old as f32 / new as f32) - 0.5).max(0.0);
-        let low = (place as usize).min(old - 1);
-        let high = (low + 1).min(old - 1);
-        let share = place - low as f32;
-        row[low] += 1.0 - share;
-        row[high] += share;
-    }
-    Tensor::from_vec(weights, (new, old), device)
 }

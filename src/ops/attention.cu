@@ -2,15 +2,15 @@
 #include "kernel.cuh"
 
 // softmax(scores + bias). Rows are those of [samples, heads, tokens, tokens]; the bias, f32 and maybe absent, is
-// [heads, tokens, tokens]. May run in place.
+// [matrices, tokens, tokens]: a matrix a head, or a head of each window, taken in turn. May run in place.
 template <typename T>
 __device__ inline void probabilities(T *out, const T *scores, const float *bias, size_t rows,
-                                     unsigned heads, unsigned tokens) {
+                                     unsigned matrices, unsigned tokens) {
   const size_t row = warp_row();
   if (row >= rows) return;
   scores += row * tokens;
   out += row * tokens;
-  const size_t place = row % ((size_t)heads * tokens);
+  const size_t place = row % ((size_t)matrices * tokens);
   const float *row_bias = bias == nullptr ? nullptr : bias + place * tokens;
   float largest = -INFINITY;
   for (unsigned i = threadIdx.x; i < tokens; i += 32) {
@@ -47,8 +47,8 @@ __device__ inline void score_gradients(T *out, const T *p, const T *grad, size_t
 
 #define ATTENTION(T, NAME)                                                                                         \
   extern "C" __global__ void probabilities_##NAME(T *out, const T *scores, const float *bias,                     \
-                                                  size_t rows, unsigned heads, unsigned tokens) {                 \
-    probabilities<T>(out, scores, bias, rows, heads, tokens);                                              \
+                                                  size_t rows, unsigned matrices, unsigned tokens) {                 \
+    probabilities<T>(out, scores, bias, rows, matrices, tokens);                                              \
   }                                                                                                                \
   extern "C" __global__ void score_gradients_##NAME(T *out, const T *p, const T *grad, size_t rows, \
                                                     unsigned tokens) {                                            \

@@ -1,5 +1,6 @@
-//! Multi-head attention in one op: `softmax(q · kᵀ · scale + bias) · v`, the bias read straight from BEiT's table of relative
-//! positions (Bao et al. 2021, §2.1) rather than from a matrix of tokens × tokens kept for every layer.
+//! Multi-head attention in one op: `softmax(q · kᵀ · scale + bias) · v`, the bias read straight from a table of relative
+//! positions (Bao et al. 2021, §2.1; Liu et al. 2021, §3.2) rather than from a matrix of tokens × tokens kept for every layer.
+//! In windows over a shifted grid, tokens that are no neighbours in the photo are kept apart by a penalty.
 //!
 //! Probabilities are recomputed in the backward pass, so a step keeps none of them. Work is split by (sample, head) forward
 //! and by head backward, where a head's samples follow each other: the bias gradient is summed in a fixed order.
@@ -7,45 +8,24 @@
 use super::composed_attention;
 use super::math::{exp, max, sum, sum_pairs};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
+use super::positions::{Regions, RelativePositions, add_bias_gradient, for_segments, reversed_column};
 use super::profile::timed;
 use super::recorded::{has_cpu_kernel, record1, record2};
 use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
-
-/// The patch grid behind the tokens: token 0 is the class token, token `1 + y · width + x` the patch (y, x).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelativePositions {
-    /// Rows of patches.
-    pub height: usize,
-    /// Columns of patches.
-    pub width: usize,
-}
-
-impl RelativePositions {
-    /// Entries of the table: every offset between two patches, then class→patch, patch→class and class→class.
-    pub fn entries(self) -> usize {
-        self.offsets() + 3
-    }
-
-    /// Entries for offsets between two patches.
-    pub fn offsets(self) -> usize {
-        (2 * self.height - 1) * (2 * self.width - 1)
-    }
-
-    fn tokens(self) -> usize {
-        self.height * self.width + 1
-    }
-}
+use std::sync::Arc;
 
 /// How attention is computed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attention {
     /// Number of heads.
     pub heads: usize,
     /// Factor of the scores, 1/√(head size).
     pub scale: f32,
+    /// The regions within windows, where a sample is a window of a shifted grid.
+    pub regions: Option<Arc<Regions>>,
 }
 
 /// `qkv` `[batch, tokens, 3 · hidden]` (query, key, value side by side, heads side by side in each) → `[batch, tokens,
@@ -58,7 +38,7 @@ pub fn attention(
     bias: Option<(&Tensor, RelativePositions)>,
     settings: Attention,
 ) -> Result<Tensor> {
-    let (_, tokens, packed) = qkv.dims3()?;
+    let (samples, tokens, packed) = qkv.dims3()?;
     if settings.heads == 0 || !packed.is_multiple_of(3 * settings.heads) {
         bail!("attention: {packed} values a token are not query, key and value of {} heads", settings.heads)
     }
@@ -67,13 +47,26 @@ pub fn attention(
     {
         bail!("attention: table {:?} for {tokens} tokens in a grid {grid:?}", table.shape())
     }
+    if let Some(regions) = &settings.regions
+        && (regions.tokens != tokens || regions.windows() == 0 || !samples.is_multiple_of(regions.windows()))
+    {
+        let (windows, of) = (regions.windows(), regions.tokens);
+        bail!("attention: {samples} samples of {tokens} tokens, regions of {windows} windows of {of}")
+    }
     timed("attention", qkv.device(), || {
-        let (qkv, op) = (qkv.contiguous()?, Fused { settings, grid: bias.map(|(_, grid)| grid) });
+        let qkv = qkv.contiguous()?;
+        let op = Fused { settings, grid: bias.map(|(_, grid)| grid) };
         match bias {
             Some((table, _)) if has_cpu_kernel(&qkv) => qkv.apply_op2(&table.contiguous()?, op),
             None if has_cpu_kernel(&qkv) => qkv.apply_op1(op),
-            Some((table, _)) => record2(op, &qkv, table, composed_attention::forward(&qkv, bias, settings)?),
-            None => record1(op, &qkv, composed_attention::forward(&qkv, None, settings)?),
+            Some((table, _)) => {
+                let result = composed_attention::forward(&qkv, bias, &op.settings)?;
+                record2(op, &qkv, table, result)
+            }
+            None => {
+                let result = composed_attention::forward(&qkv, None, &op.settings)?;
+                record1(op, &qkv, result)
+            }
         }
     })
 }
@@ -108,39 +101,14 @@ impl Sizes {
     }
 }
 
-/// A head's column of the table with the patch offsets reversed: then the biases of one query against a row of keys are
-/// neighbours in memory.
-fn reversed_column(table: &[f32], heads: usize, head: usize, grid: RelativePositions) -> Vec<f32> {
-    let offsets = grid.offsets();
-    let at = |entry: usize| table[entry * heads + head];
-    (0..offsets).rev().map(at).chain((offsets..offsets + 3).map(at)).collect()
-}
-
-/// Where, in a reversed column, the biases of query patch (y, x) against the keys of patch row `key_row` start.
-#[inline(always)]
-fn segment(grid: RelativePositions, y: usize, x: usize, key_row: usize) -> usize {
-    let offset = (y + grid.height - 1 - key_row) * (2 * grid.width - 1) + x + grid.width - 1;
-    grid.offsets() - 1 - offset
-}
-
-/// Calls `pair(scores, column)` for every stretch of one query's scores and the table entries that belong to it.
-#[inline(always)]
-fn for_segments(grid: RelativePositions, query: usize, mut pair: impl FnMut(std::ops::Range<usize>, usize)) {
-    let offsets = grid.offsets();
-    let Some(patch) = query.checked_sub(1) else {
-        pair(0..1, offsets + 2);
-        return;
-    };
-    pair(0..1, offsets + 1);
-    for key_row in 0..grid.height {
-        let start = 1 + key_row * grid.width;
-        pair(start..start + grid.width, segment(grid, patch / grid.width, patch % grid.width, key_row));
-    }
-}
-
-/// Scores to exponentials, row by row; returns each row's sum. The bias is added first.
+/// Scores to exponentials, row by row; returns each row's sum. The bias is added first, and the penalty between regions.
 #[multiversion(targets = "simd")]
-fn exponentials(scores: &mut [f32], sums: &mut [f32], bias: Option<(&[f32], RelativePositions)>) {
+fn exponentials(
+    scores: &mut [f32],
+    sums: &mut [f32],
+    bias: Option<(&[f32], RelativePositions)>,
+    regions: Option<(&[u8], f32)>,
+) {
     let tokens = sums.len();
     for (query, (row, total)) in scores.chunks_exact_mut(tokens).zip(sums.iter_mut()).enumerate() {
         if let Some((column, grid)) = bias {
@@ -150,9 +118,15 @@ fn exponentials(scores: &mut [f32], sums: &mut [f32], bias: Option<(&[f32], Rela
                     *score += bias;
                 }
             });
-            if query == 0 {
+            if query == 0 && grid.class_token {
                 let class_to_patch = column[grid.offsets()];
                 row[1..].iter_mut().for_each(|score| *score += class_to_patch);
+            }
+        }
+        if let Some((regions, penalty)) = regions {
+            let own = regions[query];
+            for (score, region) in row.iter_mut().zip(regions) {
+                *score += if *region == own { 0.0 } else { penalty };
             }
         }
         let largest = max(row);
@@ -170,21 +144,6 @@ fn softmax_backward(grad: &mut [f32], probabilities: &[f32], tokens: usize) {
         let dot = sum_pairs(grad, p, |a, b| a * b);
         for (grad, p) in grad.iter_mut().zip(p) {
             *grad = p * (*grad - dot);
-        }
-    }
-}
-
-#[multiversion(targets = "simd")]
-fn add_bias_gradient(column: &mut [f32], grad: &[f32], grid: RelativePositions) {
-    for (query, row) in grad.chunks_exact(grid.tokens()).enumerate() {
-        for_segments(grid, query, |range, start| {
-            let size = range.len();
-            for (sum, grad) in column[start..start + size].iter_mut().zip(&row[range]) {
-                *sum += grad;
-            }
-        });
-        if query == 0 {
-            column[grid.offsets()] += sum(&row[1..], |value| value);
         }
     }
 }
@@ -242,7 +201,9 @@ impl Fused {
         let out = ViewMut::new(scores, sizes.tokens, sizes.tokens);
         matmul(out, q, k, self.settings.scale, Into::Replace, Threads::One);
         let bias = columns.get(head).map(Vec::as_slice).zip(self.grid);
-        exponentials(scores, sums, bias);
+        let regions = self.settings.regions.as_deref();
+        let regions = regions.and_then(|regions| Some((regions.of_sample(sample)?, regions.penalty)));
+        exponentials(scores, sums, bias, regions);
     }
 
     /// Gradients of `qkv` and of the table.
@@ -253,7 +214,7 @@ impl Fused {
         grad: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
         if !has_cpu_kernel(qkv) {
-            return composed_attention::backward(qkv, table.zip(self.grid), grad, self.settings);
+            return composed_attention::backward(qkv, table.zip(self.grid), grad, &self.settings);
         }
         let sizes = Sizes::of(qkv.dims(), self.settings.heads);
         let want_table = table.is_some_and(Tensor::track_op);

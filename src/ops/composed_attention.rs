@@ -4,9 +4,10 @@
 //! Products run in the tensors' own format and write scores and probabilities in it; the softmax between is computed in f32.
 //! Samples are taken a few at a time, so that the matrices of tokens × tokens stay within a budget.
 
-use super::attention::{Attention, RelativePositions};
+use super::attention::Attention;
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
-use candle_core::{D, DType, Result, Tensor};
+use super::positions::{Regions, RelativePositions};
+use candle_core::{D, DType, Device, Result, Tensor};
 use std::cell::RefCell;
 
 /// Scores held at once, a matrix of tokens × tokens for each head of each sample: 512 MiB in f32.
@@ -16,14 +17,14 @@ const MOST_SCORES: usize = 128 << 20;
 pub(super) fn forward(
     qkv: &Tensor,
     bias: Option<(&Tensor, RelativePositions)>,
-    settings: Attention,
+    settings: &Attention,
 ) -> Result<Tensor> {
-    let bias = bias.map(|(table, grid)| bias_matrix(&table.detach(), grid)).transpose()?;
+    let bias = Bias::of(bias, settings, qkv)?;
     let contexts = pieces(qkv, settings)?
         .into_iter()
         .map(|(start, samples)| {
             let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings)?;
-            let probabilities = parts.probabilities(bias.as_ref())?;
+            let probabilities = parts.probabilities(&bias)?;
             parts.join(&probabilities.matmul(&parts.value)?)
         })
         .collect::<Result<Vec<_>>>()?;
@@ -35,15 +36,15 @@ pub(super) fn backward(
     qkv: &Tensor,
     bias: Option<(&Tensor, RelativePositions)>,
     grad: &Tensor,
-    settings: Attention,
+    settings: &Attention,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let matrix = bias.map(|(table, grid)| bias_matrix(&table.detach(), grid)).transpose()?;
+    let matrices = Bias::of(bias, settings, qkv)?;
     let wanted = bias.filter(|(table, _)| table.track_op());
     let (mut grads, mut matrix_grad) = (Vec::new(), None::<Tensor>);
     for (start, samples) in pieces(qkv, settings)? {
         let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings)?;
         let grad = parts.split(&grad.narrow(0, start, samples)?.contiguous()?)?;
-        let p = parts.probabilities(matrix.as_ref())?;
+        let p = parts.probabilities(&matrices)?;
         let grad_value = p.t()?.matmul(&grad)?;
         let grad_p = grad.matmul(&parts.value.t()?)?;
         if has_cuda_kernel(qkv) && wanted.is_none() {
@@ -72,15 +73,17 @@ pub(super) fn backward(
     Ok((Tensor::cat(&grads, 0)?, grad_table))
 }
 
-/// The kernel in attention.cu: the softmax of `scores` `[samples · heads, tokens, tokens]` plus `bias` `[heads, tokens, tokens]`.
-pub(super) fn probabilities(scores: &Tensor, bias: Option<&Tensor>, heads: usize) -> Result<Tensor> {
+/// The kernel in attention.cu: the softmax of `scores` `[samples · heads, tokens, tokens]` plus `bias` `[n, tokens, tokens]`,
+/// whose matrices are taken in turn.
+pub(super) fn probabilities(scores: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let tokens = scores.dim(D::Minus1)?;
     let rows = scores.elem_count() / tokens.max(1);
+    let matrices = bias.map_or(Ok(1), |bias| bias.dim(0))?;
     let arguments = [
         Argument::Tensor(0, scores.elem_count()),
-        if bias.is_some() { Argument::Wide(1, heads * tokens * tokens) } else { Argument::Absent },
+        if bias.is_some() { Argument::Wide(1, matrices * tokens * tokens) } else { Argument::Absent },
         Argument::U64(rows as u64),
-        Argument::U32(heads as u32),
+        Argument::U32(matrices as u32),
         Argument::U32(tokens as u32),
     ];
     let geometry = Geometry::Rows(rows);
@@ -103,10 +106,12 @@ pub(super) fn score_gradients(p: &Tensor, grad_p: &Tensor) -> Result<Tensor> {
     kernel.run(&[p, grad_p])
 }
 
-/// (first sample, samples) of each piece.
-fn pieces(qkv: &Tensor, settings: Attention) -> Result<Vec<(usize, usize)>> {
+/// (first sample, samples) of each piece; the windows of a photo stay together.
+fn pieces(qkv: &Tensor, settings: &Attention) -> Result<Vec<(usize, usize)>> {
     let (batch, tokens, _) = qkv.dims3()?;
-    let most = (MOST_SCORES / (settings.heads * tokens * tokens).max(1)).max(1);
+    let together = settings.regions.as_ref().map_or(1, |regions| regions.windows());
+    let most = MOST_SCORES / (settings.heads * tokens * tokens).max(1) / together * together;
+    let most = most.max(together);
     Ok((0..batch).step_by(most).map(|start| (start, most.min(batch - start))).collect())
 }
 
@@ -124,8 +129,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(qkv: &Tensor, Attention { heads, scale }: Attention) -> Result<Self> {
-        let scale = f64::from(scale);
+    fn of(qkv: &Tensor, settings: &Attention) -> Result<Self> {
+        let (heads, scale) = (settings.heads, f64::from(settings.scale));
         let (samples, tokens, packed) = qkv.dims3()?;
         let head_size = packed / (3 * heads);
         let parts = qkv.reshape((samples, tokens, 3, heads, head_size))?.permute((2, 0, 3, 1, 4))?;
@@ -136,17 +141,20 @@ impl Parts {
     }
 
     /// softmax(q · kᵀ + bias), `[samples · heads, tokens, tokens]`.
-    fn probabilities(&self, bias: Option<&Tensor>) -> Result<Tensor> {
+    fn probabilities(&self, bias: &Bias) -> Result<Tensor> {
         let scores = self.query.matmul(&self.key.t()?)?;
         if has_cuda_kernel(&scores) {
-            return probabilities(&scores, bias, self.heads);
+            return probabilities(&scores, bias.0.as_ref());
         }
         let (compute, scores) = (scores.dtype(), scores.to_dtype(DType::F32)?);
-        let scores = match bias {
-            Some(bias) => scores
-                .reshape((self.samples, self.heads, self.tokens, self.tokens))?
-                .broadcast_add(bias)?
-                .reshape((self.samples * self.heads, self.tokens, self.tokens))?,
+        let scores = match &bias.0 {
+            Some(bias) => {
+                let (matrices, tokens) = (bias.dim(0)?, self.tokens);
+                scores
+                    .reshape((self.samples * self.heads / matrices, matrices, tokens, tokens))?
+                    .broadcast_add(bias)?
+                    .reshape((self.samples * self.heads, tokens, tokens))?
+            }
             None => scores,
         };
         let exponentials = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
@@ -179,14 +187,39 @@ impl Parts {
     }
 }
 
+/// What is added to the scores: `[n, tokens, tokens]`, f32, a matrix a head, or a head of each window.
+struct Bias(Option<Tensor>);
+
+impl Bias {
+    fn of(table: Option<(&Tensor, RelativePositions)>, settings: &Attention, qkv: &Tensor) -> Result<Self> {
+        let positions = table.map(|(table, grid)| bias_matrix(&table.detach(), grid)).transpose()?;
+        let Some(regions) = &settings.regions else { return Ok(Self(positions)) };
+        let (windows, tokens) = (regions.windows(), regions.tokens);
+        let penalties = penalties(regions, qkv.device())?; // [windows, 1, tokens, tokens]
+        let both = match positions {
+            Some(positions) => penalties.broadcast_add(&positions)?,
+            None => penalties.broadcast_as((windows, settings.heads, tokens, tokens))?,
+        };
+        Ok(Self(Some(both.contiguous()?.reshape((windows * settings.heads, tokens, tokens))?)))
+    }
+}
+
+/// `[windows, 1, tokens, tokens]`: the penalty between tokens of different regions.
+fn penalties(regions: &Regions, device: &Device) -> Result<Tensor> {
+    let of = Tensor::from_slice(&regions.of, (regions.windows(), 1, regions.tokens), device)?;
+    let shape = (regions.windows(), regions.tokens, regions.tokens);
+    let other = of.broadcast_as(shape)?.ne(&of.transpose(1, 2)?.broadcast_as(shape)?)?;
+    other.to_dtype(DType::F32)?.affine(f64::from(regions.penalty), 0.0)?.unsqueeze(1)
+}
+
 /// Which entry of the table belongs to each pair of tokens, row by row.
 fn entries_of_pairs(grid: RelativePositions) -> Vec<u32> {
-    let RelativePositions { height, width } = grid;
-    let (tokens, offsets) = (height * width + 1, grid.offsets());
+    let RelativePositions { height, width, .. } = grid;
+    let (tokens, offsets, before) = (grid.tokens(), grid.offsets(), grid.before());
     let mut entries = Vec::with_capacity(tokens * tokens);
     for query in 0..tokens {
         for key in 0..tokens {
-            entries.push(match (query.checked_sub(1), key.checked_sub(1)) {
+            entries.push(match (query.checked_sub(before), key.checked_sub(before)) {
                 (None, None) => offsets + 2,
                 (None, Some(_)) => offsets,
                 (Some(_), None) => offsets + 1,
@@ -208,7 +241,7 @@ thread_local! {
 
 /// The table `[entries, heads]` spread over all pairs of tokens: `[heads, tokens, tokens]`, f32.
 fn bias_matrix(table: &Tensor, grid: RelativePositions) -> Result<Tensor> {
-    let tokens = grid.height * grid.width + 1;
+    let tokens = grid.tokens();
     let pairs = PAIRS.with_borrow_mut(|known| {
         let here = |(of, pairs): &&(RelativePositions, Tensor)| {
             *of == grid && pairs.device().same_device(table.device())
@@ -227,9 +260,9 @@ fn bias_matrix(table: &Tensor, grid: RelativePositions) -> Result<Tensor> {
 /// The gradient of [`bias_matrix`]: `[heads, tokens, tokens]` → `[entries, heads]`. Sums along diagonals, in a fixed order
 /// and without the serial scatter of an indexed addition.
 fn table_gradient(matrix: &Tensor, grid: RelativePositions) -> Result<Tensor> {
-    let RelativePositions { height, width } = grid;
-    let (heads, patches) = (matrix.dim(0)?, height * width);
-    let between = matrix.narrow(1, 1, patches)?.narrow(2, 1, patches)?.contiguous()?;
+    let RelativePositions { height, width, class_token } = grid;
+    let (heads, patches, before) = (matrix.dim(0)?, height * width, grid.before());
+    let between = matrix.narrow(1, before, patches)?.narrow(2, before, patches)?.contiguous()?;
     let by_columns = between.reshape((heads, height, width, height, width))?.permute((0, 1, 3, 2, 4))?;
     let across =
         diagonal_sums(&by_columns.contiguous()?.reshape((heads * height * height, width, width))?)?;
@@ -237,6 +270,9 @@ fn table_gradient(matrix: &Tensor, grid: RelativePositions) -> Result<Tensor> {
     let down = diagonal_sums(&by_rows.contiguous()?.reshape((heads * (2 * width - 1), height, height))?)?;
     let offsets = down.reshape((heads, 2 * width - 1, 2 * height - 1))?.transpose(1, 2)?;
     let offsets = offsets.contiguous()?.reshape((heads, grid.offsets()))?;
+    if !class_token {
+        return offsets.t()?.contiguous();
+    }
     let class = matrix.narrow(1, 0, 1)?.squeeze(1)?; // the class token's row, [heads, tokens]
     let to_patches = class.narrow(1, 1, patches)?.sum_keepdim(1)?;
     let to_class = matrix.narrow(1, 1, patches)?.narrow(2, 0, 1)?.squeeze(2)?.sum_keepdim(1)?;
@@ -260,8 +296,13 @@ mod tests {
 
     #[test]
     fn the_table_s_gradient_sums_every_pair_into_its_entry() {
-        let grid = RelativePositions { height: 2, width: 3 };
-        let (tokens, heads) = (7, 2);
+        for class_token in [true, false] {
+            check_sums(RelativePositions { height: 2, width: 3, class_token });
+        }
+    }
+
+    fn check_sums(grid: RelativePositions) {
+        let (tokens, heads) = (grid.tokens(), 2);
         let values: Vec<f32> = (0..heads * tokens * tokens).map(|v| (v * v % 31) as f32).collect();
         let matrix = Tensor::from_slice(&values, (heads, tokens, tokens), &Device::Cpu).expect("a tensor");
         let mut want = vec![vec![0f32; heads]; grid.entries()];

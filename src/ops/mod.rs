@@ -20,19 +20,27 @@ mod linear;
 mod math;
 mod matmul;
 mod normalize;
+mod pick_rows;
+mod positions;
 mod profile;
+mod quick_gelu;
 mod recorded;
 mod residual;
 #[cfg(test)]
 mod signatures;
 mod tensor_slice;
+mod unit_heads;
 
-pub use attention::{Attention, RelativePositions, attention};
+pub use attention::{Attention, attention};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use normalize::normalize;
+pub use pick_rows::{RowMap, pick_rows};
+pub use positions::{Regions, RelativePositions};
 pub use profile::{Profile, profiled};
+pub use quick_gelu::quick_gelu;
 pub use residual::{Residual, residual};
+pub use unit_heads::unit_heads;

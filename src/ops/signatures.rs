@@ -65,8 +65,8 @@ fn every_call_has_the_arguments_of_its_kernel() {
     refused(gelu::backward_kernel(&x, &x));
     refused(dropout::kernel(&x, 1, 0.5, 2.0));
     let square = zeros(&[6, 4, 4]);
-    refused(composed_attention::probabilities(&square, Some(&zeros(&[3, 4, 4])), 3));
-    refused(composed_attention::probabilities(&square, None, 3));
+    refused(composed_attention::probabilities(&square, Some(&zeros(&[3, 4, 4]))));
+    refused(composed_attention::probabilities(&square, None));
     refused(composed_attention::score_gradients(&square, &square));
     refused(residual::on_values(Some(&x), &x, Some(&row), None, 0.5));
     refused(residual::on_values(None, &x, Some(&row), Some(&factors), 1.0));

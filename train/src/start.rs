@@ -9,7 +9,6 @@ use featherlight::model::{Classifier, Config, Head, ModelError, ModelFolder, att
 use featherlight::nn::RandomSource;
 use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
-use serde_json::Value;
 use std::path::PathBuf;
 
 /// A model ready to be trained.
@@ -101,11 +100,8 @@ impl StartingModel {
 /// Dropout inside attention or after it is not built; a config that asks for it would be trained differently from what it
 /// says.
 fn refuse_dropout(folder: &ModelFolder) -> Result<(), StartError> {
-    for field in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
-        let value = folder.config().json.get(field).and_then(Value::as_f64).unwrap_or(0.0);
-        if value != 0.0 {
-            return Err(StartError::Dropout { file: folder.path().join("config.json"), field, value });
-        }
+    if let Some((field, value)) = folder.config().dropout() {
+        return Err(StartError::Dropout { file: folder.path().join("config.json"), field, value });
     }
     Ok(())
 }

@@ -1,0 +1,119 @@
+//! The sizes of Swin and SwinV2, with transformers' names and defaults.
+
+use super::ModelError;
+use super::fields::Fields;
+use crate::nn::Activation;
+
+/// The sizes of a Swin Transformer.
+#[derive(Clone, Debug)]
+pub struct SwinConfig {
+    /// Height and width it was trained at, in pixels.
+    pub image_size: (usize, usize),
+    /// Side of a patch, in pixels.
+    pub patch_size: usize,
+    /// Channels of a photo.
+    pub num_channels: usize,
+    /// Width of the hidden states in the first stage; it doubles from stage to stage.
+    pub embed_dim: usize,
+    /// Blocks of each stage.
+    pub depths: Vec<usize>,
+    /// Heads of each stage's blocks.
+    pub num_heads: Vec<usize>,
+    /// Side of a window, in tokens.
+    pub window_size: usize,
+    /// Width inside the MLP, as a multiple of the width outside.
+    pub mlp_ratio: f64,
+    /// Whether the maps to queries and values (in Swin to keys, too) have a bias.
+    pub qkv_bias: bool,
+    /// Probability that the last block's branches are dropped in training.
+    pub drop_path_rate: f64,
+    /// The function inside the MLP.
+    pub hidden_act: Activation,
+    /// Standard deviation of fresh weights.
+    pub initializer_range: f64,
+    /// Epsilon of the blocks' norms and of the last.
+    pub layer_norm_eps: f64,
+}
+
+/// The sizes of a Swin Transformer V2.
+#[derive(Clone, Debug)]
+pub struct SwinV2Config {
+    /// What it shares with Swin.
+    pub swin: SwinConfig,
+    /// Side of the windows that each stage's position biases were trained with; 0: the windows' own.
+    pub pretrained_window_sizes: Vec<usize>,
+}
+
+impl SwinConfig {
+    pub(super) fn from_fields(fields: Fields<'_>) -> Result<Self, ModelError> {
+        fields.refuse_flags(&["use_absolute_embeddings"])?;
+        let config = Self {
+            image_size: fields.size("image_size", 224)?,
+            patch_size: fields.side("patch_size", 4)?,
+            num_channels: fields.count("num_channels", 3)?,
+            embed_dim: fields.count("embed_dim", 96)?,
+            depths: fields.counts("depths", &[2, 2, 6, 2])?,
+            num_heads: fields.counts("num_heads", &[3, 6, 12, 24])?,
+            window_size: fields.side("window_size", 7)?,
+            mlp_ratio: fields.number("mlp_ratio", 4.0)?,
+            qkv_bias: fields.flag("qkv_bias", true)?,
+            drop_path_rate: fields.number("drop_path_rate", 0.1)?,
+            hidden_act: fields.activation(Activation::Gelu)?,
+            initializer_range: fields.number("initializer_range", 0.02)?,
+            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+        };
+        let (stages, heads) = (config.depths.len(), config.num_heads.len());
+        if stages != heads {
+            return Err(fields.wrong("num_heads", format!("has {heads} stages, `depths` has {stages}")));
+        }
+        if stages > 16 {
+            return Err(fields.wrong("depths", format!("has {stages} stages; supported: at most 16")));
+        }
+        for (stage, heads) in config.num_heads.iter().enumerate() {
+            fields.check_heads("embed_dim", config.width(stage), *heads)?;
+        }
+        if (config.embed_dim as f64 * config.mlp_ratio) < 1.0 {
+            return Err(fields.wrong("mlp_ratio", format!("is {}, which leaves no width", config.mlp_ratio)));
+        }
+        fields.check_photo(config.num_channels, config.image_size, config.patch_size)?;
+        Ok(config)
+    }
+
+    /// Width of the hidden states in a stage.
+    pub(super) fn width(&self, stage: usize) -> usize {
+        self.embed_dim << stage
+    }
+
+    /// Width inside the MLP of a stage.
+    pub(super) fn inner(&self, stage: usize) -> usize {
+        (self.mlp_ratio * self.width(stage) as f64) as usize
+    }
+
+    /// Stochastic depth of the block that stands behind `before` others: from 0 to `drop_path_rate`.
+    pub(super) fn drop_path(&self, before: usize) -> f64 {
+        let last = self.depths.iter().sum::<usize>() - 1;
+        self.drop_path_rate * before as f64 / last.max(1) as f64
+    }
+}
+
+impl SwinV2Config {
+    pub(super) fn from_fields(fields: Fields<'_>) -> Result<Self, ModelError> {
+        let swin = SwinConfig::from_fields(fields)?;
+        let stages = swin.depths.len();
+        let pretrained_window_sizes = fields.numbers("pretrained_window_sizes", &vec![0; stages])?;
+        match pretrained_window_sizes.len() {
+            found if found < stages => {
+                let problem = format!("has {found} stages, `depths` has {stages}");
+                Err(fields.wrong("pretrained_window_sizes", problem))
+            }
+            _ => Ok(Self { swin, pretrained_window_sizes }),
+        }
+    }
+
+    /// Side of the windows of a stage, and whether every other block shifts them: a stage whose grid is no larger than a window
+    /// has one, which is not shifted.
+    pub(super) fn windows(&self, stage: usize) -> (usize, bool) {
+        let rows = (self.swin.image_size.0 / self.swin.patch_size) >> stage;
+        (self.swin.window_size.min(rows).max(1), rows > self.swin.window_size)
+    }
+}

@@ -1,0 +1,142 @@
+//! Rows of each sample in another order, some left out, some new ones zero: how tokens are put into windows and back, and
+//! four neighbours beside each other.
+
+use super::profile::timed;
+use super::recorded::{has_cpu_kernel, record1};
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Values one task copies, about.
+const PIECE: usize = 32_768;
+
+/// In a list of rows: a row of zeros.
+const ZERO: u32 = u32::MAX;
+
+/// Which row of the source each row of the result is. No row is picked twice, so that the way back, which the gradient takes,
+/// is of the same kind.
+#[derive(Clone, Debug)]
+pub struct RowMap {
+    there: Arc<[u32]>,
+    back: Arc<[u32]>,
+}
+
+impl RowMap {
+    /// From the source row of each row of the result (`None`: zeros), out of `rows` rows.
+    ///
+    /// # Errors
+    /// If a row is not there, or is picked twice.
+    pub fn new(picks: impl IntoIterator<Item = Option<usize>>, rows: usize) -> Result<Self> {
+        let mut back = vec![ZERO; rows];
+        let mut there = Vec::new();
+        for pick in picks {
+            if let Some(source) = pick {
+                match back.get_mut(source) {
+                    Some(place) if *place == ZERO => *place = there.len() as u32,
+                    Some(_) => bail!("row {source} is picked twice"),
+                    None => bail!("row {source} of {rows} is picked"),
+                }
+            }
+            there.push(pick.map_or(ZERO, |source| source as u32));
+        }
+        Ok(Self { there: there.into(), back: back.into() })
+    }
+
+    /// The way back: rows that were left out become zeros, rows of zeros are left out.
+    pub fn inverse(&self) -> Self {
+        Self { there: Arc::clone(&self.back), back: Arc::clone(&self.there) }
+    }
+
+    /// Rows of the result.
+    pub fn rows(&self) -> usize {
+        self.there.len()
+    }
+}
+
+/// `x` `[batch, rows, hidden]` → `[batch, map.rows(), hidden]`.
+///
+/// # Errors
+/// If `x` has another number of rows than the map was made for.
+pub fn pick_rows(x: &Tensor, map: &RowMap) -> Result<Tensor> {
+    let (_, rows, _) = x.dims3()?;
+    if rows != map.back.len() {
+        bail!("pick_rows: a map of {} rows for {rows}", map.back.len())
+    }
+    timed("pick_rows", x.device(), || {
+        let (x, op) = (x.contiguous()?, PickRows(map.clone()));
+        if has_cpu_kernel(&x) { x.apply_op1(op) } else { record1(op, &x, composed(&x, map)?) }
+    })
+}
+
+/// The same from candle's operations: a row of zeros stands behind the others where one is wanted.
+fn composed(x: &Tensor, map: &RowMap) -> Result<Tensor> {
+    let (batch, rows, hidden) = x.dims3()?;
+    let x = x.detach();
+    let (x, picks): (Tensor, Vec<u32>) = if map.there.contains(&ZERO) {
+        let zeros = Tensor::zeros((batch, 1, hidden), x.dtype(), x.device())?;
+        let picks = map.there.iter().map(|pick| if *pick == ZERO { rows as u32 } else { *pick });
+        (Tensor::cat(&[&x, &zeros], 1)?, picks.collect())
+    } else {
+        (x, map.there.to_vec())
+    };
+    let count = picks.len();
+    x.contiguous()?.index_select(&Tensor::from_vec(picks, count, x.device())?, 1)
+}
+
+struct PickRows(RowMap);
+
+fn copied(x: &[f32], map: &RowMap, (batch, rows, hidden): (usize, usize, usize)) -> Vec<f32> {
+    let picks = &map.there;
+    let mut out = vec![0f32; batch * picks.len() * hidden];
+    let rows_a_piece = (PIECE / hidden.max(1)).max(1);
+    out.par_chunks_mut((rows_a_piece * hidden).max(1)).enumerate().for_each(|(piece, out)| {
+        for (offset, out) in out.chunks_exact_mut(hidden).enumerate() {
+            let place = piece * rows_a_piece + offset;
+            let (sample, pick) = (place / picks.len(), picks[place % picks.len()]);
+            if pick != ZERO {
+                let start = (sample * rows + pick as usize) * hidden;
+                out.copy_from_slice(&x[start..start + hidden]);
+            }
+        }
+    });
+    out
+}
+
+impl CustomOp1 for PickRows {
+    fn name(&self) -> &'static str {
+        "pick_rows"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let dims = layout.shape().dims3()?;
+        let x = argument("pick_rows", x, layout)?;
+        Ok((storage(copied(x, &self.0, dims)), Shape::from((dims.0, self.0.rows(), dims.2))))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let back = self.0.inverse();
+        if !has_cpu_kernel(x) {
+            return composed(&grad.contiguous()?, &back).map(Some);
+        }
+        let dims = grad.dims3()?;
+        with_values("pick_rows", [grad], |[grad]| {
+            Ok(Some(Tensor::from_vec(copied(grad, &back, dims), x.shape(), x.device())?))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_leads_back_and_refuses_what_it_could_not_lead_back_from() {
+        let map = RowMap::new([Some(2), None, Some(0)], 3).expect("a map");
+        let back = map.inverse();
+        assert_eq!((map.rows(), back.rows()), (3, 3));
+        assert_eq!(back.there[..], [2, ZERO, 0]);
+        assert!(RowMap::new([Some(1), Some(1)], 3).is_err(), "twice");
+        assert!(RowMap::new([Some(3)], 3).is_err(), "not there");
+    }
+}

@@ -1,0 +1,96 @@
+//! QuickGELU: `x · σ(1.702 · x)` (Hendrycks & Gimpel 2016, §2), CLIP's activation.
+
+use super::math::exp;
+use super::profile::timed;
+use super::recorded::{has_cpu_kernel, record1};
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Values one task works on: small enough to stay in the first-level cache.
+const PIECE: usize = 8192;
+
+/// The slope inside the sigmoid.
+const SLOPE: f32 = 1.702;
+
+/// QuickGELU of every value of `x`, any shape.
+///
+/// # Errors
+/// candle's.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    timed("quick_gelu", x.device(), || {
+        let x = x.contiguous()?;
+        if has_cpu_kernel(&x) {
+            return x.apply_op1(QuickGelu);
+        }
+        let wide = x.detach().to_dtype(DType::F32)?;
+        let result = (&wide * sigmoid_elsewhere(&wide)?)?.to_dtype(x.dtype())?;
+        record1(QuickGelu, &x, result)
+    })
+}
+
+/// σ(1.702 · x) = ½ + ½ · tanh(0.851 · x), which cannot overflow.
+fn sigmoid_elsewhere(x: &Tensor) -> Result<Tensor> {
+    x.affine(f64::from(SLOPE) / 2.0, 0.0)?.tanh()?.affine(0.5, 0.5)
+}
+
+/// d/dx x·σ(ax) = σ(ax) · (1 + ax · (1 − σ(ax))), in f32.
+fn backward_elsewhere(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let wide = x.detach().to_dtype(DType::F32)?;
+    let sigmoid = sigmoid_elsewhere(&wide)?;
+    let slope =
+        (&sigmoid * (wide.affine(f64::from(SLOPE), 0.0)? * sigmoid.affine(-1.0, 1.0)?)?.affine(1.0, 1.0)?)?;
+    (grad.to_dtype(DType::F32)? * slope)?.to_dtype(x.dtype())
+}
+
+struct QuickGelu;
+
+/// σ(1.702 · x): the exponential of a negative number alone, which cannot overflow.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    let small = exp(-(SLOPE * x).abs());
+    let below = small / (1.0 + small);
+    if x < 0.0 { below } else { 1.0 - below }
+}
+
+#[multiversion(targets = "simd")]
+fn forward(y: &mut [f32], x: &[f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * sigmoid(x);
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn backward(grad_x: &mut [f32], x: &[f32], grad: &[f32]) {
+    for ((out, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
+        let sigmoid = sigmoid(x);
+        *out = grad * (sigmoid * (1.0 + SLOPE * x * (1.0 - sigmoid)));
+    }
+}
+
+impl CustomOp1 for QuickGelu {
+    fn name(&self) -> &'static str {
+        "quick_gelu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = argument("quick_gelu", x, layout)?;
+        let mut y = vec![0f32; x.len()];
+        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| forward(y, x));
+        Ok((storage(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        if !has_cpu_kernel(x) {
+            return backward_elsewhere(x, grad).map(Some);
+        }
+        with_values("quick_gelu", [x, grad], |[xs, gs]| {
+            let mut out = vec![0f32; xs.len()];
+            out.par_chunks_mut(PIECE)
+                .zip(xs.par_chunks(PIECE).zip(gs.par_chunks(PIECE)))
+                .for_each(|(out, (x, grad))| backward(out, x, grad));
+            Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
+        })
+    }
+}
