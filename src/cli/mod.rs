@@ -216,14 +216,15 @@ mod tests {
     #[test]
     fn inspect_counts_an_adapter_or_a_plan_for_one() {
         assert!(refusal("inspect --adapter a --lora-rank 4 --lora-target query").contains("--lora-rank"));
-        assert!(refusal("inspect --lora-rank 4").contains("--lora-target"));
+        assert!(refusal("inspect --lora-target query").contains("--lora-rank"));
+        assert!(read("inspect --lora-rank 4").is_ok());
         assert!(read("inspect --lora-rank 4 --lora-target query,value").is_ok());
         assert!(read("inspect").is_ok());
     }
 
     #[test]
-    fn half_a_plan_from_the_environment_is_no_plan() {
-        let mut inspect = match read("inspect") {
+    fn an_adapter_from_the_environment_goes_before_a_plan_from_there() {
+        let mut inspect = match read("inspect --adapter a") {
             Ok(Command::Inspect(inspect)) => inspect,
             other => unreachable!("{other:?}"),
         };
@@ -231,7 +232,7 @@ mod tests {
         let nothing = Cli::command().get_matches_from(["featherlight", "inspect"]);
         let typed = Typed(nothing.subcommand_matches("inspect").unwrap_or(&nothing));
         assert!(inspect.settle(&typed).is_ok());
-        assert_eq!(inspect.lora_rank, None);
+        assert_eq!((inspect.lora_rank, inspect.adapter.is_some()), (None, true));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub struct Inspect {
     /// Count what LoRA of this rank would train, the head included
     #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", value_parser = count(65_536))]
     pub lora_rank: Option<u32>,
-    /// Modules that LoRA would adapt, for instance query,value
+    /// Modules that LoRA would adapt [default: the maps to queries and values]
     #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
     pub lora_target: Vec<String>,
     /// Print one JSON object
@@ -25,19 +25,18 @@ pub struct Inspect {
     pub json: bool,
 }
 
-/// The flags that plan an adapter; neither means anything alone.
+/// The flags that plan an adapter.
 const PLAN: [&str; 2] = ["lora_rank", "lora_target"];
 
 impl Inspect {
     /// An adapter is there or planned, not both; one from the environment gives way to a plan that was typed.
     pub(super) fn settle(&mut self, typed: &Typed<'_>) -> Result<(), clap::Error> {
         typed.refuse_beside("adapter", &PLAN)?;
-        let (rank, target) = (self.lora_rank.is_some(), !self.lora_target.is_empty());
-        typed.refuse_without("lora_target", target, &["lora_rank"])?;
+        let rank = self.lora_rank.is_some();
         typed.refuse_without("lora_rank", rank, &["lora_target"])?;
         if typed.any(&PLAN).is_some() {
             self.adapter = None;
-        } else if self.adapter.is_some() || !(rank && target) {
+        } else if self.adapter.is_some() {
             self.lora_rank = None;
         }
         Ok(())

@@ -19,7 +19,9 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Box<dyn Error>> {
         inspection.attach(adapter)?;
     }
     if let Some(rank) = arguments.lora_rank {
-        inspection.adapt(rank as usize, &arguments.lora_target)?;
+        let usual = || folder.config().architecture.default_targets().map(str::to_owned).to_vec();
+        let targets = if arguments.lora_target.is_empty() { usual() } else { arguments.lora_target.clone() };
+        inspection.adapt(rank as usize, &targets)?;
     }
     let devices = Inventory::take();
     if arguments.json {

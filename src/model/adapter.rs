@@ -3,7 +3,7 @@
 //! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
 //! refused by name.
 
-use super::names::{matches_target, names_in_both, v5_name};
+use super::names::{Naming, matches_target, v5_name};
 use super::save::{create_folder, save_text, save_weights};
 use super::{Checkpoint, Classifier, Config, ModelError};
 use crate::nn::{HEAD, Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
@@ -74,9 +74,12 @@ impl AdapterConfig {
 
     /// As PEFT reads it. Each target stands under its v4 and its v5 name, for PEFT looks for them in the running model,
     /// whose modules are named by the version of transformers; a name that is not there does no harm.
-    pub fn to_json(&self, base: &str) -> Value {
+    fn to_json(&self, base: &str, naming: Option<&Naming>) -> Value {
         let mut targets: Vec<String> = Vec::new();
-        for name in self.targets.iter().flat_map(|target| names_in_both(target)) {
+        let both = |target: &String| {
+            naming.map_or_else(|| vec![target.clone()], |naming| naming.names_in_both(target))
+        };
+        for name in self.targets.iter().flat_map(both) {
             if !targets.contains(&name) {
                 targets.push(name);
             }
@@ -288,7 +291,9 @@ pub(super) fn check_targets(model: &dyn Classifier, targets: &[String]) -> Resul
 /// A module's name below its block: `attention.attention.query` of `beit.encoder.layer.0.attention.attention.query`.
 fn below_block(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
-    let block = parts.iter().rposition(|part| part.parse::<usize>().is_ok());
+    // The last part may be a number itself: a module of a list, no block.
+    let above = &parts[..parts.len().saturating_sub(1)];
+    let block = above.iter().rposition(|part| part.parse::<usize>().is_ok());
     parts[block.map_or(0, |index| index + 1)..].join(".")
 }
 
@@ -353,5 +358,6 @@ pub fn save(
     create_folder(folder)?;
     save_weights(tensors, &folder.join("adapter_model.safetensors"))?;
     save_text(&format!("{:#}\n", config.to_json()), &folder.join("config.json"))?;
-    save_text(&format!("{:#}\n", adapter.to_json(base)), &folder.join("adapter_config.json"))
+    let naming = model.linears().first().and_then(|linear| Naming::of(linear.name()));
+    save_text(&format!("{:#}\n", adapter.to_json(base, naming)), &folder.join("adapter_config.json"))
 }

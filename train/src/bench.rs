@@ -81,6 +81,8 @@ pub struct BenchFigures {
 /// If the model cannot be made, or a step fails.
 pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
     let folder = ModelFolder::open(&settings.config)?;
+    let method = settings.method.for_architecture(&folder.config().architecture);
+    let settings = &BenchSettings { method, ..settings.clone() };
     let placement = settings.device.place(settings.precision)?;
     let StartingModel { classifier, config, processor, .. } = StartingModel::random(
         &folder,

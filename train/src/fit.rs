@@ -78,6 +78,8 @@ pub struct FitSummary {
 /// See [`FitError`]; what was written before stays.
 pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary, FitError> {
     let folder = ModelFolder::open(&settings.model)?;
+    let method = settings.method.for_architecture(&folder.config().architecture);
+    let settings = &FitSettings { method, ..settings.clone() };
     if let (Ok(model), Ok(output)) = (settings.model.canonicalize(), settings.output.canonicalize())
         && model.starts_with(output)
     {

@@ -5,7 +5,7 @@
 use crate::augment::Augmentation;
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
-use featherlight::model::AdapterConfig;
+use featherlight::model::{AdapterConfig, Architecture};
 use featherlight::nn::Trainable;
 use featherlight::ops::device::{DeviceInfo, Precision};
 use serde_json::{Value, json};
@@ -16,7 +16,8 @@ use std::path::PathBuf;
 /// What is trained.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Method {
-    /// Low-rank factors on the modules that the config targets, and the head.
+    /// Low-rank factors on the modules that the config targets, and the head. No target means the architecture's usual ones,
+    /// see [`Method::for_architecture`].
     Lora(AdapterConfig),
     /// Every parameter.
     Full,
@@ -30,6 +31,17 @@ impl Method {
         match self {
             Self::Full => Trainable::All,
             Self::Lora(_) | Self::Head => Trainable::Head,
+        }
+    }
+
+    /// The same method with the architecture's usual targets where none were chosen.
+    pub fn for_architecture(&self, architecture: &Architecture) -> Self {
+        match self {
+            Self::Lora(adapter) if adapter.targets.is_empty() => {
+                let targets = architecture.default_targets().map(str::to_owned).to_vec();
+                Self::Lora(AdapterConfig { targets, ..adapter.clone() })
+            }
+            _ => self.clone(),
         }
     }
 }

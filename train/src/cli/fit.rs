@@ -123,7 +123,7 @@ pub struct Lora {
     /// Probability that an input of an adapter is dropped in training [default: 0.1]
     #[arg(long, env = "FEATHERLIGHT_LORA_DROPOUT", value_name = "X", value_parser = share)]
     pub lora_dropout: Option<f64>,
-    /// Modules to adapt [default: query,value]
+    /// Modules to adapt, by transformers' names, old or new [default: the maps to queries and values]
     #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
     pub lora_target: Option<Vec<String>>,
     /// Scale by alpha / √rank instead (rsLoRA)
@@ -213,7 +213,7 @@ impl Lora {
                 alpha: self.lora_alpha.unwrap_or(16.0),
                 rank_stabilized: self.use_rslora,
                 dropout: self.lora_dropout.unwrap_or(0.1),
-                targets: self.lora_target.unwrap_or_else(|| vec!["query".to_owned(), "value".to_owned()]),
+                targets: self.lora_target.unwrap_or_default(),
             })),
             (_, Some((flag, _))) => Err(format!("{flag} goes with --method lora alone")),
             (MethodName::Full, None) => Ok(Method::Full),
@@ -256,7 +256,7 @@ mod tests {
         let settings = fit(&[]).unwrap();
         let Method::Lora(lora) = &settings.method else { panic!("{:?}", settings.method) };
         assert_eq!((lora.rank, lora.alpha, lora.dropout), (16, 16.0, 0.1));
-        assert_eq!(lora.targets, ["query", "value"]);
+        assert!(lora.targets.is_empty(), "the architecture's: {:?}", lora.targets);
         assert_eq!(settings.validation, Validation::Split(0.05));
         assert_eq!((settings.trainer.epochs, settings.batch_size.get()), (25, 8));
         assert_eq!(settings.trainer.accumulation_steps.get(), 8);
