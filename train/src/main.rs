@@ -7,7 +7,7 @@ mod cli;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use featherlight::model::ModelFolder;
 use featherlight_train::bench::bench;
-use featherlight_train::evaluate::evaluate_folder;
+use featherlight_train::evaluate::{EvaluateSettings, evaluate_folder};
 use featherlight_train::fit::fit;
 use featherlight_train::loader;
 use featherlight_train::merge::merge_folder;
@@ -103,10 +103,16 @@ fn run_merge(arguments: &cli::Merge) -> Result<ExitCode, Box<dyn Error>> {
 fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
     let loading = loader::Settings::new(arguments.batch_size, cli::loader_threads(arguments.loader_threads));
-    let root = arguments.image_root.as_deref();
     let (device, precision) = arguments.place.find()?;
     let placement = device.place(precision)?;
-    let result = evaluate_folder(&folder, &arguments.data, root, loading, &placement, progress)?;
+    let settings = EvaluateSettings {
+        data: &arguments.data,
+        image_root: arguments.image_root.as_deref(),
+        loading,
+        max_photos: arguments.max_photos,
+        speed: arguments.speed,
+    };
+    let result = evaluate_folder(&folder, &settings, &placement, progress)?;
     progress.finish();
     let labels = &folder.config().labels;
     let mut out = std::io::stdout();
@@ -124,6 +130,9 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
             result.unreadable.len(),
             evaluation.photos as f64 / result.seconds,
         )?;
+        if let Some(speed) = result.inference_images_per_second {
+            writeln!(out, "the model alone: {speed:.1} images/s in batches of {}", arguments.batch_size)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

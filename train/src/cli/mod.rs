@@ -126,6 +126,12 @@ pub struct Evaluate {
     /// Threads that decode photos [default: one a core, at most 4]
     #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
     pub loader_threads: Option<NonZeroUsize>,
+    /// Take no more photos than these, evenly over the set
+    #[arg(long, env = "FEATHERLIGHT_MAX_PHOTOS", value_name = "N")]
+    pub max_photos: Option<NonZeroUsize>,
+    /// Time the model alone as well: forward passes over photos that lie decoded in memory
+    #[arg(long, env = "FEATHERLIGHT_SPEED", value_parser = BoolishValueParser::new())]
+    pub speed: bool,
     /// Print one JSON object
     #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
