@@ -1,9 +1,11 @@
 //! The command line of `featherlight-train`, and nothing else: what a person may type.
 
 mod bench;
+mod compare;
 mod fit;
 
 pub use bench::Bench;
+pub use compare::{Compare, fit_command};
 pub use fit::Fit;
 
 use candle_core::DType;
@@ -35,6 +37,8 @@ pub enum Command {
     Merge(Merge),
     /// Measure a model on labelled photos
     Evaluate(Evaluate),
+    /// Train and measure variants on one data set, each in a process of its own: tables and a page
+    Compare(Compare),
     /// Compare gradients and whole training runs with reference outputs
     Verify(Verify),
     /// Measure training steps: time and memory
