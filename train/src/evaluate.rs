@@ -8,6 +8,7 @@ use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::loader::{self, Batch, Loader, LoaderError, Unreadable};
 use crate::progress::Progress;
 use crate::sampler::in_order;
+use crate::speed::images_per_second;
 use candle_core::{Device, Tensor};
 use featherlight::image::Normalization;
 use featherlight::model::{Classifier, ModelError, ModelFolder};
@@ -16,6 +17,7 @@ use featherlight::ops;
 use featherlight::ops::device::{Fault, Placement};
 use featherlight::randomness::Randomness;
 use serde_json::{Value, json};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -169,6 +171,23 @@ pub struct EvaluationReport {
     pub unreadable: Vec<Unreadable>,
     /// Seconds, loading and computing together.
     pub seconds: f64,
+    /// Photos a second of the model alone, where it was asked for; see [`mod@crate::speed`].
+    pub inference_images_per_second: Option<f64>,
+}
+
+/// What is evaluated, and how.
+#[derive(Debug)]
+pub struct EvaluateSettings<'a> {
+    /// A folder with one folder a class, or a CSV.
+    pub data: &'a Path,
+    /// What the files of a CSV are relative to.
+    pub image_root: Option<&'a Path>,
+    /// How photos are loaded.
+    pub loading: loader::Settings,
+    /// No more photos than these, taken evenly over the set.
+    pub max_photos: Option<NonZeroUsize>,
+    /// Whether the model alone is timed as well.
+    pub speed: bool,
 }
 
 /// Why a data set could not be evaluated.
@@ -188,34 +207,39 @@ pub enum EvaluateError {
     Pass(#[from] PassError),
 }
 
-/// Measures the model of `folder` at `placement`, its adapter merged, on the photos of `data`, whose labels must be the model's.
+/// Measures the model of `folder` at `placement`, its adapter merged, on photos whose labels must be the model's.
 ///
 /// # Errors
 /// If the photos or the model cannot be used; see [`EvaluateError`].
 pub fn evaluate_folder(
     folder: &ModelFolder,
-    data: &Path,
-    image_root: Option<&Path>,
-    settings: loader::Settings,
+    settings: &EvaluateSettings<'_>,
     placement: &Placement,
     progress: &mut Progress,
 ) -> Result<EvaluationReport, EvaluateError> {
-    let dataset = Dataset::open(data, image_root, LabelSpace::Known(&folder.config().labels))?;
+    let data = settings.data;
+    let mut dataset = Dataset::open(data, settings.image_root, LabelSpace::Known(&folder.config().labels))?;
     dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %data.display(), "{warning}"));
+    let (all, most) = (dataset.samples.len(), settings.max_photos.map_or(usize::MAX, NonZeroUsize::get));
+    if all > most {
+        let evenly: Vec<usize> = (0..most).map(|at| at * all / most).collect();
+        dataset = dataset.subset(&evenly);
+    }
     let processor = folder.processor()?;
     let classifier = folder.load_merged(placement)?;
     let normalization = processor.normalization();
     let augmenter = Augmenter::new(Arc::new(processor), Augmentation::Plain, Randomness::new(0))?;
-    let loader = Loader::new(&dataset, augmenter, settings);
+    let loader = Loader::new(&dataset, augmenter, settings.loading.clone());
     progress.start(dataset.samples.len() as u64, "photos");
     let start = Instant::now();
     let evaluation =
         evaluate(&*classifier, &normalization, &loader, |photos| progress.advance(photos as u64))?;
-    Ok(EvaluationReport {
-        evaluation,
-        unreadable: loader.unreadable(),
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    let seconds = start.elapsed().as_secs_f64();
+    let inference_images_per_second = match settings.speed {
+        true => images_per_second(&*classifier, &normalization, &loader)?,
+        false => None,
+    };
+    Ok(EvaluationReport { evaluation, unreadable: loader.unreadable(), seconds, inference_images_per_second })
 }
 
 impl EvaluationReport {
@@ -228,6 +252,9 @@ impl EvaluationReport {
             .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
         json["unreadable"] = unreadable.collect();
         json["images_per_second"] = json!(self.evaluation.photos as f64 / self.seconds.max(f64::EPSILON));
+        if let Some(speed) = self.inference_images_per_second {
+            json["inference_images_per_second"] = json!(speed);
+        }
         json
     }
 }

@@ -4,11 +4,13 @@
 //! a [`loader`] ([`augment`]), and trained on ([`mod@start`], [`trainer`], [`optimizer`]) with the learning rate of a
 //! [`schedule`]. [`mod@fit`] puts a whole run together ([`settings`], [`output`], [`progress`]), [`mod@merge`] and
 //! [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference runs, [`mod@bench`] times the trainer's
-//! steps. It uses the library `featherlight`, which never knows that this package exists.
+//! steps, [`speed`] the model alone. [`mod@compare`] runs several of these jobs, each as a process of its own, and puts their
+//! figures beside each other. It uses the library `featherlight`, which never knows that this package exists.
 
 pub mod augment;
 pub mod bench;
 mod card;
+pub mod compare;
 pub mod dataset;
 pub mod evaluate;
 pub mod fit;
@@ -20,6 +22,7 @@ pub mod progress;
 pub mod sampler;
 pub mod schedule;
 pub mod settings;
+pub mod speed;
 pub mod split;
 pub mod start;
 pub mod trainer;

@@ -7,7 +7,8 @@ mod cli;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use featherlight::model::ModelFolder;
 use featherlight_train::bench::bench;
-use featherlight_train::evaluate::evaluate_folder;
+use featherlight_train::compare::{CompareSettings, Outcome, compare, stop_on_signals};
+use featherlight_train::evaluate::{EvaluateSettings, evaluate_folder};
 use featherlight_train::fit::fit;
 use featherlight_train::loader;
 use featherlight_train::merge::merge_folder;
@@ -15,13 +16,15 @@ use featherlight_train::progress::Progress;
 use featherlight_train::verify::{Verdict, verify_goldens};
 use std::error::Error;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
     let mut progress = Progress::default();
     start_logs(&progress);
-    if let Some(threads) = arguments.threads {
+    let threads = arguments.threads;
+    if let Some(threads) = threads {
         // Fails only where the pool is running already: nothing has computed yet.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
     }
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         cli::Command::Fit(arguments) => run_fit(*arguments, &mut progress),
         cli::Command::Merge(arguments) => run_merge(&arguments),
         cli::Command::Evaluate(arguments) => run_evaluate(&arguments, &mut progress),
+        cli::Command::Compare(compared) => run_compare(compared, threads, &mut progress),
         cli::Command::Verify(arguments) => run_verify(&arguments),
         cli::Command::Bench(arguments) => run_bench(*arguments),
     };
@@ -103,10 +107,16 @@ fn run_merge(arguments: &cli::Merge) -> Result<ExitCode, Box<dyn Error>> {
 fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
     let loading = loader::Settings::new(arguments.batch_size, cli::loader_threads(arguments.loader_threads));
-    let root = arguments.image_root.as_deref();
     let (device, precision) = arguments.place.find()?;
     let placement = device.place(precision)?;
-    let result = evaluate_folder(&folder, &arguments.data, root, loading, &placement, progress)?;
+    let settings = EvaluateSettings {
+        data: &arguments.data,
+        image_root: arguments.image_root.as_deref(),
+        loading,
+        max_photos: arguments.max_photos,
+        speed: arguments.speed,
+    };
+    let result = evaluate_folder(&folder, &settings, &placement, progress)?;
     progress.finish();
     let labels = &folder.config().labels;
     let mut out = std::io::stdout();
@@ -124,6 +134,37 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
             result.unreadable.len(),
             evaluation.photos as f64 / result.seconds,
         )?;
+        if let Some(speed) = result.inference_images_per_second {
+            writeln!(out, "the model alone: {speed:.1} images/s in batches of {}", arguments.batch_size)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_compare(
+    arguments: cli::Compare,
+    threads: Option<NonZeroUsize>,
+    progress: &mut Progress,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let settings = CompareSettings {
+        config: arguments.config,
+        output: arguments.output,
+        overwrite: arguments.overwrite,
+        dry_run: arguments.dry_run,
+        threads,
+        program: std::env::current_exe()?,
+        stop: stop_on_signals()?,
+    };
+    let mut out = std::io::stdout();
+    match compare(&settings, &cli::fit_command(arguments.device), progress)? {
+        Outcome::Planned(plan) => write!(out, "{plan}")?,
+        Outcome::Done { failed, .. } => {
+            let page = settings.output.join("comparison");
+            writeln!(out, "{}.html, .md and .csv hold the comparison", page.display())?;
+            if failed > 0 {
+                return Err(format!("{failed} of the runs failed; the same command tries them again").into());
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -63,16 +63,16 @@ impl Progress {
     pub fn stepped(&mut self, step: &Step) {
         let speed = step.images_per_second();
         let message = format!("loss {:.4} · lr {:.2e} · {speed:.1} img/s", step.loss, step.learning_rate);
-        self.bar.set_position(step.step);
+        self.reached(step.step, &message);
+    }
+
+    /// So many steps are behind us.
+    pub fn reached(&mut self, step: u64, message: &str) {
+        self.bar.set_position(step);
         self.bar.set_message(format!("{message} · "));
         if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            self.say(&format!(
-                "step {}/{} · {message} · {} left",
-                step.step,
-                self.total,
-                self.time_left(step.step)
-            ));
+            self.say(&format!("step {step}/{} · {message} · {} left", self.total, self.time_left(step)));
         }
     }
 

@@ -50,6 +50,17 @@ fn a_head_is_trained_saved_and_measured_by_the_same_program() {
         .map(|class| class["top1"].as_f64().expect("a share") * class["photos"].as_f64().expect("a count"))
         .sum();
     assert!((right / 120.0 - figures["top1"].as_f64().expect("top1")).abs() < 1e-9);
+    assert!(figures.get("inference_images_per_second").is_none(), "not asked for: {figures}");
+
+    let timed = train(
+        &["evaluate", "--json", "--speed", "--max-photos", "20", "--batch-size", "4"],
+        &[("--model", &merged), ("--data", &data)],
+    );
+    let figures: Value = serde_json::from_slice(&timed.stdout).expect("JSON");
+    assert_eq!(figures["photos"], 20);
+    // Evenly: two of each of the ten classes.
+    assert!(figures["classes"].as_object().expect("classes").values().all(|class| class["photos"] == 2));
+    assert!(figures["inference_images_per_second"].as_f64().expect("a speed") > 0.0);
 }
 
 #[test]

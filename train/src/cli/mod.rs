@@ -1,9 +1,11 @@
 //! The command line of `featherlight-train`, and nothing else: what a person may type.
 
 mod bench;
+mod compare;
 mod fit;
 
 pub use bench::Bench;
+pub use compare::{Compare, fit_command};
 pub use fit::Fit;
 
 use candle_core::DType;
@@ -35,6 +37,8 @@ pub enum Command {
     Merge(Merge),
     /// Measure a model on labelled photos
     Evaluate(Evaluate),
+    /// Train and measure variants on one data set, each in a process of its own: tables and a page
+    Compare(Compare),
     /// Compare gradients and whole training runs with reference outputs
     Verify(Verify),
     /// Measure training steps: time and memory
@@ -126,6 +130,12 @@ pub struct Evaluate {
     /// Threads that decode photos [default: one a core, at most 4]
     #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
     pub loader_threads: Option<NonZeroUsize>,
+    /// Take no more photos than these, evenly over the set
+    #[arg(long, env = "FEATHERLIGHT_MAX_PHOTOS", value_name = "N")]
+    pub max_photos: Option<NonZeroUsize>,
+    /// Time the model alone as well: forward passes over photos that lie decoded in memory
+    #[arg(long, env = "FEATHERLIGHT_SPEED", value_parser = BoolishValueParser::new())]
+    pub speed: bool,
     /// Print one JSON object
     #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
