@@ -92,7 +92,7 @@ def training(check, dtype):
         return []
     rows = []
     for line in done.stdout.splitlines():
-        found = re.match(r"(\S+) (gradients|training run): (same|DIFFERENT|not built yet): (.*)", line)
+        found = re.match(r"(\S+) (gradients|training run): (same|DIFFERENT|not supported): (.*)", line)
         if found:
             folder, subject, verdict, detail = found.groups()
             name = folder.rstrip("/").rsplit("/", 1)[-1]

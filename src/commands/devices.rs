@@ -70,7 +70,7 @@ impl Inventory {
         match &self.0 {
             Ok(devices) if devices.is_empty() => Some("the driver lists no CUDA device".to_owned()),
             Ok(_) => None,
-            Err(DeviceError::NotBuilt { .. }) => Some("CUDA is not in this build".to_owned()),
+            Err(DeviceError::NotSupported { .. }) => Some("CUDA is not in this build".to_owned()),
             Err(error) => Some(error.to_string()),
         }
     }

@@ -45,6 +45,18 @@ pub enum ModelError {
         /// The type in the file.
         found: String,
     },
+    /// The architecture of a timm folder is none that is known here.
+    #[error(
+        "{file}: timm's architecture `{found}` is not supported; supported of timm's: beit_…; in transformers' layout: {known}",
+        file = file.display(),
+        known = super::config::MODEL_TYPES.join(", ")
+    )]
+    TimmArchitecture {
+        /// The file.
+        file: PathBuf,
+        /// The architecture in the file.
+        found: String,
+    },
     /// There are no weights in the folder.
     #[error(
         "{folder}: no weights (model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin)",

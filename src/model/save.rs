@@ -5,6 +5,7 @@
 
 use super::{Classifier, Config, ModelError};
 use crate::image::Processor;
+use crate::nn::{HEAD, Linear, Parameter};
 use candle_core::{DType, Tensor};
 use std::collections::HashMap;
 use std::io::Write;
@@ -22,13 +23,39 @@ pub fn save_model(
     dtype: DType,
     folder: &Path,
 ) -> Result<(), ModelError> {
+    save(model, model.parameters(), (config, processor), dtype, folder)
+}
+
+/// The same without the classification head: what `fit` starts from.
+///
+/// # Errors
+/// Those of [`save_model`].
+pub fn save_backbone(
+    model: &dyn Classifier,
+    config: &Config,
+    processor: &Processor,
+    dtype: DType,
+    folder: &Path,
+) -> Result<(), ModelError> {
+    let heads = model.linears().into_iter().filter(|linear| linear.name() == HEAD);
+    let heads: Vec<&str> = heads.flat_map(Linear::parameters).map(Parameter::name).collect();
+    let backbone = model.parameters().into_iter().filter(|parameter| !heads.contains(&parameter.name()));
+    save(model, backbone.collect(), (config, processor), dtype, folder)
+}
+
+fn save(
+    model: &dyn Classifier,
+    parameters: Vec<&Parameter>,
+    (config, processor): (&Config, &Processor),
+    dtype: DType,
+    folder: &Path,
+) -> Result<(), ModelError> {
     let file = folder.join("model.safetensors");
     let damaged = |problem: String| ModelError::Damaged { file: file.clone(), problem };
     if let Some(linear) = model.linears().iter().find(|linear| linear.adapter.is_some()) {
         return Err(damaged(format!("the adapter of `{}` has not been merged", linear.name())));
     }
-    let tensors = model
-        .parameters()
+    let tensors = parameters
         .into_iter()
         .map(|parameter| Ok((parameter.name().to_owned(), parameter.tensor().to_dtype(dtype)?)))
         .collect::<candle_core::Result<HashMap<_, _>>>()

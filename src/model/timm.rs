@@ -13,7 +13,7 @@ pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
     let fields = Fields { json, file };
     let name = fields.text("architecture")?.unwrap_or_default();
     if !name.starts_with("beit_") {
-        return Err(ModelError::Architecture { file: file.into(), found: format!("timm:{name}") });
+        return Err(ModelError::TimmArchitecture { file: file.into(), found: name.to_owned() });
     }
     let folder = file.parent().unwrap_or(Path::new("."));
     let checkpoint = Checkpoint::open(folder)?;

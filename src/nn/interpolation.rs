@@ -92,6 +92,6 @@ mod tests {
         near(&resized(&line, 6, Interpolation::Bicubic), &BICUBIC);
         near(&resized(&line, 4, Interpolation::Bicubic), &line);
     }
-    const BILINEAR: [f32; 6] = [0.000000, 0.500000, 1.500000, 3.500000, 6.500000, 9.000000];
-    const BICUBIC: [f32; 6] = [-0.086806, 0.218750, 1.430555, 3.152778, 6.781250, 9.434029];
+    const BILINEAR: [f32; 6] = [0.0, 0.5, 1.5, 3.5, 6.5, 9.0];
+    const BICUBIC: [f32; 6] = [-0.086_806, 0.218_75, 1.430_555, 3.152_778, 6.781_25, 9.434_029];
 }

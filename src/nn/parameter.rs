@@ -95,6 +95,20 @@ pub enum ParameterError {
     },
 }
 
+impl ParameterError {
+    /// The name asked for.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Missing { name, .. } | Self::Shape { name, .. } | Self::Unreadable { name, .. } => name,
+        }
+    }
+
+    /// Whether there is no tensor of that name.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. })
+    }
+}
+
 /// The first value of a parameter that no file provides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Initialization {

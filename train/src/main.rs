@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use featherlight::model::ModelFolder;
 use featherlight_train::bench::bench;
 use featherlight_train::compare::{CompareSettings, Outcome, compare, stop_on_signals};
+use featherlight_train::convert::convert_folder;
 use featherlight_train::evaluate::{EvaluateSettings, evaluate_folder};
 use featherlight_train::fit::fit;
 use featherlight_train::loader;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         cli::Command::Fit(arguments) => run_fit(*arguments, &mut progress),
         cli::Command::Merge(arguments) => run_merge(&arguments),
+        cli::Command::Convert(arguments) => run_convert(&arguments),
         cli::Command::Evaluate(arguments) => run_evaluate(&arguments, &mut progress),
         cli::Command::Compare(compared) => run_compare(compared, threads, &mut progress),
         cli::Command::Verify(arguments) => run_verify(&arguments),
@@ -100,6 +102,22 @@ fn run_merge(arguments: &cli::Merge) -> Result<ExitCode, Box<dyn Error>> {
         arguments.output.display(),
         folder.config().architecture.name(),
         folder.config().labels.len()
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_convert(arguments: &cli::Convert) -> Result<ExitCode, Box<dyn Error>> {
+    let folder = ModelFolder::open(&arguments.model)?;
+    let converted =
+        convert_folder(&folder, arguments.save_dtype.dtype(), &arguments.output, arguments.overwrite)?;
+    writeln!(
+        std::io::stdout(),
+        "{}: {}, {} parameters in {} tensors, written and read back{}",
+        arguments.output.display(),
+        folder.config().architecture.name(),
+        converted.parameters,
+        converted.tensors,
+        if converted.head { "" } else { "; it has no classification head: fit makes one" }
     )?;
     Ok(ExitCode::SUCCESS)
 }

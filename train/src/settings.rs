@@ -145,7 +145,8 @@ impl FitSettings {
             set("lora_rank", json!(adapter.rank));
             set("lora_alpha", json!(adapter.alpha));
             set("lora_dropout", json!(adapter.dropout));
-            set("lora_target", json!(adapter.targets));
+            let chosen = (!adapter.targets.is_empty()).then_some(&adapter.targets);
+            set("lora_target", json!(chosen)); // null: the architecture's
             set("use_rslora", json!(adapter.rank_stabilized));
         }
         match self.augmentation {

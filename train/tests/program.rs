@@ -135,3 +135,57 @@ fn steps_of_lora_and_of_a_whole_training_are_timed_on_a_bare_config() {
     assert!(text(&bench(&[]).stdout).contains("images/s"));
     assert_eq!(bench(&["--method", "full", "--lora-rank", "4"]).status.code(), Some(2));
 }
+
+#[test]
+fn weights_in_any_layout_become_a_folder_in_safetensors_with_the_same_logits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let logits = tests("goldens/beit-tiny/expected.safetensors");
+    for (name, expected) in [
+        ("beit-tiny-bin", logits.clone()),
+        ("beit-tiny-timm", tests("goldens/beit-tiny-timm/expected.safetensors")),
+        ("clip-tiny", tests("goldens/clip-tiny/expected.safetensors")),
+    ] {
+        let output = folder.path().join(name);
+        let words: [(&str, &Path); 2] =
+            [("--model", &tests(&format!("goldens/{name}"))), ("--output", &output)];
+        let converted = train(&["convert"], &words);
+        assert_eq!(converted.status.code(), Some(0), "{name}: {}", text(&converted.stderr));
+        assert!(text(&converted.stdout).contains("read back"), "{}", text(&converted.stdout));
+        let verified = Path::new(env!("CARGO_BIN_EXE_featherlight-train"))
+            .with_file_name(format!("featherlight{}", std::env::consts::EXE_SUFFIX));
+        let verified = Command::new(verified)
+            .args(["verify", "--tolerance", "1e-4", "--model"])
+            .arg(&output)
+            .arg("--expected")
+            .arg(&expected)
+            .output()
+            .expect("the program runs");
+        assert_eq!(verified.status.code(), Some(0), "{name}: {}", text(&verified.stderr));
+        let again = train(&["convert"], &words);
+        assert_eq!(again.status.code(), Some(1));
+        assert!(text(&again.stderr).contains("--overwrite"), "{}", text(&again.stderr));
+    }
+}
+
+#[test]
+fn a_backbone_without_a_head_is_converted_as_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (backbone, output) = (folder.path().join("backbone"), folder.path().join("converted"));
+    std::fs::create_dir(&backbone).expect("a folder");
+    for file in ["config.json", "preprocessor_config.json"] {
+        std::fs::copy(tests("goldens/vit-tiny").join(file), backbone.join(file)).expect("copied");
+    }
+    let whole = tests("goldens/vit-tiny/model.safetensors");
+    let mut tensors = candle_core::safetensors::load(whole, &candle_core::Device::Cpu).expect("weights");
+    tensors.retain(|name, _| !name.starts_with("classifier."));
+    candle_core::safetensors::save(&tensors, backbone.join("model.safetensors")).expect("saved");
+
+    let converted =
+        train(&["convert", "--save-dtype", "bf16"], &[("--model", &backbone), ("--output", &output)]);
+    assert_eq!(converted.status.code(), Some(0), "{}", text(&converted.stderr));
+    assert!(text(&converted.stdout).contains("no classification head"), "{}", text(&converted.stdout));
+    let written = candle_core::safetensors::load(output.join("model.safetensors"), &candle_core::Device::Cpu);
+    let written = written.expect("weights");
+    assert_eq!(written.len(), tensors.len(), "no head is made up");
+    assert!(written.values().all(|tensor| tensor.dtype() == candle_core::DType::BF16));
+}

@@ -30,7 +30,7 @@ pub enum DeviceError {
     #[error(
         "{wanted}: this build runs on the CPU alone; build it with `--features cuda`, or use --device cpu"
     )]
-    NotBuilt {
+    NotSupported {
         /// The device asked for.
         wanted: String,
     },
@@ -196,7 +196,7 @@ impl DeviceInfo {
             #[cfg(feature = "cuda")]
             Self::Cuda(info) => cuda::open(info)?,
             #[cfg(not(feature = "cuda"))]
-            Self::Cuda(_) => return Err(DeviceError::NotBuilt { wanted: self.name() }),
+            Self::Cuda(_) => return Err(DeviceError::NotSupported { wanted: self.name() }),
         };
         Ok(Placement { device, dtype: precision.dtype() })
     }
@@ -245,7 +245,7 @@ pub fn cuda_devices() -> Result<Vec<CudaInfo>, DeviceError> {
     #[cfg(feature = "cuda")]
     return cuda::list();
     #[cfg(not(feature = "cuda"))]
-    Err(DeviceError::NotBuilt { wanted: "cuda".to_owned() })
+    Err(DeviceError::NotSupported { wanted: "cuda".to_owned() })
 }
 
 /// The least compute capability that this build's kernels run on.

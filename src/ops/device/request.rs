@@ -66,12 +66,14 @@ impl DeviceRequest {
                         None => cpu(refused.or(Some("the driver lists no CUDA device".to_owned()))),
                     }
                 }
-                Err(DeviceError::NotBuilt { .. }) => cpu(None),
+                Err(DeviceError::NotSupported { .. }) => cpu(None),
                 Err(error) => cpu(Some(error.to_string())),
             }),
             Self::Cuda(wanted) => {
                 let found = cuda().map_err(|error| match error {
-                    DeviceError::NotBuilt { .. } => DeviceError::NotBuilt { wanted: self.to_string() },
+                    DeviceError::NotSupported { .. } => {
+                        DeviceError::NotSupported { wanted: self.to_string() }
+                    }
                     other => other,
                 })?;
                 let one = |wanted: &usize| {
@@ -238,7 +240,7 @@ mod tests {
         let found = DeviceRequest::Auto.find_among(missing, (0, 0)).expect("the CPU");
         assert_eq!(found.devices, [DeviceInfo::Cpu]);
         assert!(found.fallback.is_some_and(|line| line.contains("no driver")));
-        let cpu_build = || Err(DeviceError::NotBuilt { wanted: String::new() });
+        let cpu_build = || Err(DeviceError::NotSupported { wanted: String::new() });
         assert_eq!(DeviceRequest::Auto.find_among(cpu_build, (0, 0)).expect("the CPU").fallback, None);
     }
 

@@ -35,6 +35,8 @@ pub enum Command {
     Fit(Box<Fit>),
     /// Merge a PEFT adapter into its model: a folder ready to serve
     Merge(Merge),
+    /// Turn a timm folder, pytorch_model.bin or shards into a clean model folder in safetensors, and read it back
+    Convert(Convert),
     /// Measure a model on labelled photos
     Evaluate(Evaluate),
     /// Train and measure variants on one data set, each in a process of its own: tables and a page
@@ -99,6 +101,23 @@ pub struct Merge {
     #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
     pub adapter: PathBuf,
     /// Folder for the merged model
+    #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace a model that is in --output already
+    #[arg(long, env = "FEATHERLIGHT_OVERWRITE", value_parser = BoolishValueParser::new())]
+    pub overwrite: bool,
+    /// Number type of the weights
+    #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
+    pub save_dtype: SaveType,
+}
+
+/// `featherlight-train convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Model folder, of timm or of transformers
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
+    pub model: PathBuf,
+    /// Folder for the converted model
     #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
     pub output: PathBuf,
     /// Replace a model that is in --output already

@@ -201,7 +201,7 @@ fn check_model(settings: &FitSettings) -> Result<(), ModelError> {
         StartingWeights::Pretrained => folder.processor().map(drop)?,
         StartingWeights::Random => {}
     }
-    if let Method::Lora(adapter) = &settings.method {
+    if let Method::Lora(adapter) = settings.method.for_architecture(&folder.config().architecture) {
         Inspection::of(folder.config())?.adapt(adapter.rank, &adapter.targets)?;
     }
     Ok(())

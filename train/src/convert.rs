@@ -1,0 +1,113 @@
+//! `convert`: weights in another layout — `pytorch_model.bin`, shards, timm's names — become a clean model folder in
+//! safetensors, read again before anybody is told that it is there.
+
+use candle_core::{DType, Tensor};
+use featherlight::model::{Classifier, Head, ModelError, ModelFolder, save_backbone, save_model};
+use featherlight::nn::{HEAD, Parameter, Trainable};
+use featherlight::ops::device::Placement;
+use featherlight::randomness::Randomness;
+use std::path::{Path, PathBuf};
+
+/// Why nothing was converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// A file of the model or of the output.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A model lies there already.
+    #[error("{}: holds a model; choose another --output, or replace it with --overwrite", .0.display())]
+    Taken(PathBuf),
+    /// The output is the input.
+    #[error("{}: is the model to convert; choose another --output", .0.display())]
+    Itself(PathBuf),
+    /// What was written is not what was read.
+    #[error("{}: tensor `{name}` was written as another than was read; the folder is not to be used", folder.display())]
+    Differs {
+        /// The output folder.
+        folder: PathBuf,
+        /// The tensor's name.
+        name: String,
+    },
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Converted {
+    /// Tensors in the new folder.
+    pub tensors: usize,
+    /// Numbers in them.
+    pub parameters: usize,
+    /// Whether the weights had a classification head; `fit` makes a fresh one.
+    pub head: bool,
+}
+
+/// Writes the model of `folder` to `output` in `dtype`, under v4 names, and reads it back: every tensor must come out as it went
+/// in. A checkpoint without a head becomes one without a head.
+///
+/// # Errors
+/// If a file cannot be read, does not fit, or cannot be written; if a model is in `output` already, unless `overwrite`.
+pub fn convert_folder(
+    folder: &ModelFolder,
+    dtype: DType,
+    output: &Path,
+    overwrite: bool,
+) -> Result<Converted, ConvertError> {
+    if let (Ok(from), Ok(to)) = (folder.path().canonicalize(), output.canonicalize())
+        && from == to
+    {
+        return Err(ConvertError::Itself(output.to_owned()));
+    }
+    if !overwrite && output.join("config.json").exists() {
+        return Err(ConvertError::Taken(output.to_owned()));
+    }
+    let processor = folder.processor()?;
+    let (classifier, head) = load(folder)?;
+    match head {
+        Head::Kept => save_model(&*classifier, folder.config(), &processor, dtype, output)?,
+        Head::Fresh => save_backbone(&*classifier, folder.config(), &processor, dtype, output)?,
+    }
+
+    let written = ModelFolder::open(output)?;
+    written.processor()?;
+    let (again, _) = load(&written)?;
+    let own = |model: &'_ dyn Classifier| -> Vec<Parameter> {
+        let kept = |parameter: &&Parameter| head == Head::Kept || !is_head(parameter.name());
+        model.parameters().into_iter().filter(kept).cloned().collect()
+    };
+    let (read, again) = (own(&*classifier), own(&*again));
+    for (index, read) in read.iter().enumerate() {
+        let again = again.get(index).filter(|again| again.name() == read.name());
+        if !again.is_some_and(|again| matches!(same(read.tensor(), again.tensor(), dtype), Ok(true))) {
+            return Err(ConvertError::Differs { folder: output.to_owned(), name: read.name().to_owned() });
+        }
+    }
+    Ok(Converted {
+        tensors: read.len(),
+        parameters: read.iter().map(|parameter| parameter.tensor().elem_count()).sum(),
+        head: head == Head::Kept,
+    })
+}
+
+/// The weights; a head that is not there is a fresh one, which nobody keeps.
+fn load(folder: &ModelFolder) -> Result<(Box<dyn Classifier>, Head), ModelError> {
+    match folder.load(Trainable::None, &Placement::CPU) {
+        Err(ModelError::Parameter { source, .. }) if source.is_missing() && is_head(source.name()) => {
+            folder.load_for(folder.config(), Trainable::None, Randomness::new(0), &Placement::CPU)
+        }
+        loaded => Ok((loaded?, Head::Kept)),
+    }
+}
+
+fn is_head(name: &str) -> bool {
+    name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.'))
+}
+
+/// Whether `again` is `tensor`, rounded to `dtype`, bit for bit.
+fn same(tensor: &Tensor, again: &Tensor, dtype: DType) -> candle_core::Result<bool> {
+    let bits = |tensor: &Tensor| {
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        candle_core::Result::Ok(values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let rounded = tensor.to_dtype(dtype)?.to_dtype(DType::F32)?;
+    Ok(rounded.dims() == again.dims() && bits(&rounded)? == bits(again)?)
+}
