@@ -17,7 +17,7 @@ SHORT_SHARES = {"bf16": 0.08, "f16": 0.01}
 # The demo in bf16: the least share of photos with f32's label, and the largest lead that f32 may have had where not.
 LEAST_AGREEMENT, LARGEST_MARGIN = 0.99, 0.05
 DIFFERENCE = re.compile(r"largest difference (\S+) \((\S+) (\S+)\)")
-NOT_BUILT = re.compile(r"model_type .* is not supported")
+NOT_SUPPORTED = re.compile(r"model_type .* is not supported")
 
 
 def run(check):
@@ -62,9 +62,9 @@ def compare(check, model, adapter, expected, dtype):
         return {**row, "verdict": "error", "detail": str(error)}
     found = DIFFERENCE.search(done.stdout)
     if not found:
-        not_built = NOT_BUILT.search(done.stderr)
-        verdict = "not built" if not_built else "error"
-        return {**row, "verdict": verdict, "detail": not_built.group() if not_built else last_lines(done.stderr)}
+        unsupported = NOT_SUPPORTED.search(done.stderr)
+        verdict = "not supported" if unsupported else "error"
+        return {**row, "verdict": verdict, "detail": unsupported.group() if unsupported else last_lines(done.stderr)}
     difference = float(found.group(1))
     row.update(difference=difference, share_of_largest_logit=difference / largest, ran_on=found.group(2))
     same = done.returncode == 0

@@ -25,19 +25,25 @@ struct Tolerances {
     norm: f64,
     /// Largest difference of a trained weight.
     weight: f64,
-    /// Largest difference of a gradient, as a share of the largest value of its tensor; `GRADIENT_FLOOR` is added.
+    /// Largest difference of a gradient, as a share of the largest value of its tensor.
     gradient: f64,
+    /// What is added to that, as a share of the largest gradient of the model: some gradients are zero by definition (of a
+    /// bias of keys, which the softmax does not see), and nothing but rounding.
+    floor: f64,
 }
-
-const GRADIENT_FLOOR: f64 = 1e-6;
 
 impl Tolerances {
     /// In 16 bits a value has 8 (bf16) or 11 (f16) of f32's 24 bits, and a run's weights move by about the learning rate a
     /// step whichever way a small gradient is rounded.
     fn of(placement: &Placement) -> Self {
+        let narrow = Self { loss: 2e-2, norm: 1e-1, weight: 2e-2, gradient: 1e-1, floor: 1e-3 };
         match placement.dtype {
-            DType::F32 | DType::F64 => Self { loss: 1e-4, norm: 1e-3, weight: 1e-4, gradient: 1e-3 },
-            _ => Self { loss: 2e-2, norm: 1e-1, weight: 2e-2, gradient: 1e-1 },
+            DType::F32 | DType::F64 => {
+                Self { loss: 1e-4, norm: 1e-3, weight: 1e-4, gradient: 1e-3, floor: 1e-6 }
+            }
+            // PyTorch 2.13.0's own gradients in bf16 are 0.30 (SwinV2) and 0.05 (the others) of it away from those in f32.
+            DType::BF16 => Self { gradient: 3e-1, ..narrow },
+            _ => narrow,
         }
     }
 }
@@ -179,6 +185,10 @@ fn gradients(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyErro
     let logits = model.forward(&inputs.get("pixel_values")?.to_device(&placement.device)?, &Pass::Eval)?;
     let loss = cross_entropy(&logits, &expected.labels()?, 0.0)?;
     let store = loss.backward()?;
+    let mut floor = 0f64;
+    for (_, want) in expected.tensors.iter().filter(|(key, _)| key.starts_with("grad.")) {
+        floor = floor.max(tolerances.floor * largest(want)?);
+    }
     let (mut worst, mut compared) = (0f64, 0);
     for parameter in model.parameters() {
         let want = expected.tensors.get(&format!("grad.{}", parameter.name()));
@@ -193,7 +203,7 @@ fn gradients(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyErro
             }
         };
         compared += 1;
-        let allowed = tolerances.gradient * largest(want)? + GRADIENT_FLOOR;
+        let allowed = tolerances.gradient * largest(want)? + floor;
         let share = largest(&(found.to_device(&Device::Cpu)? - want)?)? / allowed;
         if exceeds(share, 1.0) {
             return Ok(Verdict::Different(format!(
