@@ -24,7 +24,7 @@ pub use folder::{Head, ModelFiles, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
 pub use names::{matches_target, v5_name};
-pub use save::{create_folder, save_model, save_tensors, save_text};
+pub use save::{create_folder, save_bytes, save_model, save_tensors, save_text};
 
 use crate::nn::{Linear, Parameter, Pass};
 use crate::ops::device::Placement;
