@@ -6,30 +6,14 @@
 mod hub;
 mod program;
 
-use featherlight::pull::{Patience, Pull, PullError, Pulled};
+use featherlight::pull::{Access, Patience, Pull, PullError, Pulled};
+use hub::files::{assert_is, golden, model, names, tiny};
 use hub::{COMMIT, Fault, Hub, REPOSITORY};
 use program::{Said, data, featherlight, run};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
-
-const RECORD: &str = ".featherlight-pull.json";
-
-fn golden(name: &str) -> Vec<u8> {
-    std::fs::read(data("goldens").join(name)).expect("a golden")
-}
-
-/// The files of a golden model.
-fn model(folder: &str, names: &[&'static str]) -> Vec<(&'static str, Vec<u8>)> {
-    names.iter().map(|name| (*name, golden(&format!("{folder}/{name}")))).collect()
-}
-
-const TINY: [&str; 3] = ["config.json", "preprocessor_config.json", "model.safetensors"];
-
-fn tiny() -> Vec<(&'static str, Vec<u8>)> {
-    model("beit-tiny", &TINY)
-}
 
 /// A person's machine: a home of its own and nothing else that speaks of the hub.
 struct Machine {
@@ -50,7 +34,9 @@ impl Machine {
                 command.env_remove(name);
             }
         }
-        command.env_remove("TRANSFORMERS_OFFLINE");
+        for name in ["TRANSFORMERS_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"] {
+            command.env_remove(name);
+        }
         command.env("HF_ENDPOINT", self.hub.url()).env("HF_HOME", self.home.path()).args(words);
         command
     }
@@ -67,8 +53,7 @@ impl Machine {
     /// The same through the library, where patience can be short.
     fn run(&self, folder: &Path) -> Result<Pulled, PullError> {
         let pull = Pull {
-            endpoint: self.hub.url(),
-            token: None,
+            access: Access { endpoint: self.hub.url(), token: None, certificates: None },
             repository: REPOSITORY.parse().expect("a name"),
             revision: "main".parse().expect("a revision"),
             folder: folder.to_owned(),
@@ -77,24 +62,6 @@ impl Machine {
         };
         pull.run(&mut |_| {})
     }
-}
-
-/// All names in a folder, sorted.
-fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-fn assert_is(folder: &Path, files: &[(&str, Vec<u8>)]) {
-    for (name, bytes) in files {
-        assert!(std::fs::read(folder.join(name)).expect(name) == *bytes, "{name} is another");
-    }
-    let mut want: Vec<&str> = files.iter().map(|(name, _)| *name).chain([RECORD]).collect();
-    want.sort_unstable();
-    assert_eq!(names(folder), want, "nothing more and nothing less");
 }
 
 fn assert_runs(folder: &Path, expected: &str) {
@@ -244,6 +211,31 @@ fn a_gated_model_wants_a_token_which_only_the_hub_gets_to_see() {
     for request in requests {
         assert_eq!(request.headers.contains_key("authorization"), !request.contents, "{request:?}");
     }
+}
+
+#[test]
+fn certificates_that_are_none_are_refused_by_name() {
+    let machine = Machine::with(&tiny());
+    let file = machine.home.path().join("roots.pem");
+    std::fs::write(&file, "no certificate").expect("written");
+    let said = run(machine.command(&[REPOSITORY]).env("SSL_CERT_FILE", &file));
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("SSL_CERT_FILE") && said.err.contains("roots.pem"), "{}", said.err);
+    assert!(machine.hub.requests().is_empty(), "nobody was asked");
+}
+
+#[test]
+fn two_pulls_do_not_write_into_one_folder() {
+    let machine = Machine::with(&tiny());
+    let folder = machine.home.path().join("model");
+    std::fs::create_dir(&folder).expect("a folder");
+    let other = std::fs::File::open(&folder).expect("the folder");
+    other.lock().expect("another pull's lock");
+    let error = machine.run(&folder).expect_err("taken").to_string();
+    assert!(error.contains("another pull is at work"), "{error}");
+    drop(other);
+    machine.run(&folder).expect("free again");
+    assert_is(&folder, &tiny());
 }
 
 #[test]

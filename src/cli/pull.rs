@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The hub's own variables are honoured: HF_ENDPOINT, HF_TOKEN (else the token in the file HF_TOKEN_PATH, which `hf auth login` writes), \
-HF_HOME, HF_HUB_OFFLINE. A pull that breaks off leaves nothing half-written: run the same command again, and it goes on from there.")]
+HF_HOME, HF_HUB_OFFLINE; so are HTTPS_PROXY and SSL_CERT_FILE. A pull that breaks off leaves nothing half-written: run the same command again, and it goes on from there.")]
 pub struct Pull {
     /// The model: as in microsoft/beit-base-patch16-224
     #[arg(value_name = "ORG/NAME")]

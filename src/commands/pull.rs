@@ -26,8 +26,7 @@ pub fn run(arguments: cli::Pull) -> Result<(), Box<dyn Error>> {
     let folder = arguments.output.or_else(|| environment.home.map(own_place));
     let folder = folder.ok_or("neither HF_HOME nor HOME is set: choose a folder with --output")?;
     let pull = Pull {
-        endpoint: environment.endpoint,
-        token: environment.token,
+        access: environment.access,
         repository: arguments.repository,
         revision: arguments.revision,
         folder,

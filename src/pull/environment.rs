@@ -3,6 +3,7 @@
 use super::PullError;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use ureq::tls::{PemItem, RootCerts, parse_pem};
 
 /// Where models are pulled from where no other hub is named.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -11,12 +12,21 @@ const ENDPOINT: &str = "https://huggingface.co";
 pub struct Environment {
     /// `HF_HOME`, else `huggingface` in the folder of caches; `None` where there is no home at all.
     pub home: Option<PathBuf>,
+    /// How the hub is reached.
+    pub access: Access,
+    /// Whether the network is not to be used.
+    pub offline: bool,
+}
+
+/// How a hub is reached. Not for printing: it holds the token.
+#[derive(Clone)]
+pub struct Access {
     /// The hub's address, without a slash at its end.
     pub endpoint: String,
     /// The token sent to the hub, and to nobody else.
     pub token: Option<String>,
-    /// Whether the network is not to be used.
-    pub offline: bool,
+    /// A PEM file of the certificates trusted, where it is not to be Mozilla's list: a company's proxy has one of its own.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Environment {
@@ -43,7 +53,29 @@ impl Environment {
         };
         let endpoint = endpoint(text("HF_ENDPOINT").as_deref().unwrap_or(ENDPOINT))?;
         let offline = yes("HF_HUB_OFFLINE") || yes("TRANSFORMERS_OFFLINE");
-        Ok(Self { home, endpoint, token, offline })
+        let certificates = path("SSL_CERT_FILE").or_else(|| path("REQUESTS_CA_BUNDLE"));
+        Ok(Self { home, access: Access { endpoint, token, certificates }, offline })
+    }
+}
+
+impl Access {
+    /// The certificates trusted.
+    ///
+    /// # Errors
+    /// If their file cannot be read or holds none.
+    pub(super) fn roots(&self) -> Result<RootCerts, PullError> {
+        let Some(file) = &self.certificates else { return Ok(RootCerts::WebPki) };
+        let pem = std::fs::read(file).map_err(|source| PullError::Io { path: file.clone(), source })?;
+        let certificate = |item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        };
+        let certificates: Vec<_> = parse_pem(&pem).filter_map(certificate).collect();
+        if certificates.is_empty() {
+            let problem = format!("is {}, in which there is no certificate (PEM wanted)", file.display());
+            return Err(PullError::Variable { variable: "SSL_CERT_FILE (or REQUESTS_CA_BUNDLE)", problem });
+        }
+        Ok(certificates.into())
     }
 }
 
@@ -111,7 +143,7 @@ mod tests {
         let home = folder.path().to_str().expect("a path");
         let token = |more: &[(&str, &str)]| {
             let variables = [&[("HF_HOME", home)], more].concat();
-            read(&variables).expect("an environment").token
+            read(&variables).expect("an environment").access.token
         };
         assert_eq!(token(&[]).as_deref(), Some("hf_file"));
         assert_eq!(token(&[("HF_TOKEN", "hf_mine ")]).as_deref(), Some("hf_mine"));
@@ -124,7 +156,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_an_address_and_offline_a_word_of_yes() {
-        let endpoint = |text: &str| read(&[("HF_ENDPOINT", text)]).map(|environment| environment.endpoint);
+        let endpoint =
+            |text: &str| read(&[("HF_ENDPOINT", text)]).map(|environment| environment.access.endpoint);
         assert_eq!(endpoint("https://hub.co/mirror/").expect("an address"), "https://hub.co/mirror");
         assert_eq!(endpoint("").expect("the hub's own"), ENDPOINT);
         for wrong in ["hub.co", "ftp://hub.co", "https://", "https://a b", "https://user@hub.co"] {

@@ -7,11 +7,12 @@
 use super::address::{host, join, origin, same_origin};
 use super::digest::Version;
 use super::names::percent_encoded;
-use super::{PullError, Repository};
+use super::{Access, PullError, Repository};
 use std::io::Read;
 use std::time::Duration;
 use ureq::Agent;
 use ureq::http::{HeaderMap, StatusCode};
+use ureq::tls::TlsConfig;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// The head of an answer, and each piece of its body, must come within this.
@@ -94,9 +95,13 @@ struct Answer {
 }
 
 impl Hub {
-    /// A hub at `endpoint` (`https://…`), asked with `token`. Nothing is sent yet.
-    pub(super) fn new(endpoint: &str, token: Option<&str>, repository: Repository) -> Self {
+    /// A repository on the hub that `access` leads to. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// If the certificates cannot be read.
+    pub(super) fn new(access: &Access, repository: Repository) -> Result<Self, PullError> {
         let config = Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(access.roots()?).build())
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -108,12 +113,12 @@ impl Hub {
             .accept_encoding("identity")
             .user_agent(concat!("featherlight/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self {
+        Ok(Self {
             agent: config.new_agent(),
-            endpoint: endpoint.to_owned(),
-            authorization: token.map(|token| format!("Bearer {token}")),
+            endpoint: access.endpoint.clone(),
+            authorization: access.token.as_ref().map(|token| format!("Bearer {token}")),
             repository,
-        }
+        })
     }
 
     pub(super) fn repository(&self) -> &Repository {
@@ -314,6 +319,14 @@ fn unanswered(error: &ureq::Error, url: &str) -> Failure {
     use ureq::Error::{ConnectionFailed, HostNotFound, Io, Protocol, Timeout};
     let reason = format!("{}: {error}", host(url));
     match error {
+        // What rustls makes of a certificate that it does not trust.
+        Io(inner) if inner.kind() == std::io::ErrorKind::InvalidData => PullError::Server {
+            url: host(url),
+            problem: format!(
+                "{inner}; where a proxy has a certificate of its own, SSL_CERT_FILE names the file of those to trust"
+            ),
+        }
+        .into(),
         Io(_) | Timeout(_) | ConnectionFailed | Protocol(_) | HostNotFound => {
             Failure::Passing { reason, retry_after: None }
         }

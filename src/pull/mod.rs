@@ -18,7 +18,7 @@ mod plan;
 mod record;
 mod retry;
 
-pub use environment::Environment;
+pub use environment::{Access, Environment};
 pub use error::PullError;
 pub use names::{Repository, Revision};
 pub use plan::{Pull, Pulled};

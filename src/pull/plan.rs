@@ -10,7 +10,7 @@ use super::hub::{Body, Description, Failure, Hub};
 use super::names::is_plain;
 use super::record::Record;
 use super::retry::Tries;
-use super::{Event, Observer, Patience, PullError, Repository, Revision};
+use super::{Access, Event, Observer, Patience, PullError, Repository, Revision};
 use crate::model::{Config, ModelError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -27,10 +27,8 @@ const MAX_SETTINGS: u64 = 10 << 20;
 
 /// A model to be pulled.
 pub struct Pull {
-    /// The hub's address, without a slash at its end.
-    pub endpoint: String,
-    /// Sent to the hub, and to no server it points to.
-    pub token: Option<String>,
+    /// How the hub is reached.
+    pub access: Access,
     /// Which model.
     pub repository: Repository,
     /// Which version of it.
@@ -69,7 +67,7 @@ impl Pull {
     /// # Errors
     /// If hub, repository or folder cannot be used; see [`PullError`].
     pub fn run(&self, observer: &mut Observer<'_>) -> Result<Pulled, PullError> {
-        let hub = Hub::new(&self.endpoint, self.token.as_deref(), self.repository.clone());
+        let hub = Hub::new(&self.access, self.repository.clone())?;
         let folder = Folder::open(&self.folder, self.repository.as_str(), self.overwrite)?;
         let commit = self.revision.to_string();
         let mut work = Work { pull: self, hub, folder, commit, pieces: Vec::new(), observer };

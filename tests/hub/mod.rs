@@ -4,6 +4,8 @@
 //! redirect to the other server (sha256 as linked etag). Every request is written down.
 #![allow(clippy::expect_used, clippy::panic, reason = "a failed step of a test is its failure")]
 
+pub mod files;
+
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use std::collections::BTreeMap;
