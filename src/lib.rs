@@ -3,8 +3,8 @@
 //! The map, in the order a photo travels: [`image`] turns bytes into pixels, [`ops`] holds the kernels, [`nn`] the layers
 //! built on them, [`model`] the architectures and the files they are read from, [`scores`] turns logits into labels. With feature
 //! `serve`, `engine` queues photos and batches them for a device, `http` speaks to clients, `predict` makes a CSV of a folder,
-//! `telemetry` counts. [`randomness`] is where every random number comes from. Dependency runs one way:
-//! image, ops ← nn ← model ← engine ← http, predict.
+//! `telemetry` counts. With feature `pull`, `pull` brings model folders from the Hugging Face hub. [`randomness`] is where every random number comes from. Dependency runs one way:
+//! image, ops ← nn ← model ← engine ← http, predict; model ← pull.
 
 #[cfg(feature = "serve")]
 pub mod engine;
@@ -16,6 +16,8 @@ pub mod nn;
 pub mod ops;
 #[cfg(feature = "serve")]
 pub mod predict;
+#[cfg(feature = "pull")]
+pub mod pull;
 pub mod randomness;
 pub mod scores;
 #[cfg(feature = "serve")]

@@ -6,12 +6,16 @@
 mod bench;
 mod model;
 mod predict;
+#[cfg(feature = "pull")]
+mod pull;
 mod serve;
 mod values;
 
 pub use bench::{Bench, Subject};
 pub use model::{Inspect, Verify};
 pub use predict::{Predict, Target};
+#[cfg(feature = "pull")]
+pub use pull::Pull;
 pub use serve::{Log, Serve};
 pub use values::Compute;
 
@@ -20,7 +24,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 
-/// Vision transformers: serve a model over HTTP, classify a folder, look into a model, check it, measure it
+/// Vision transformers: serve a model over HTTP, classify a folder, look into a model, check it, measure it, bring one from the hub
 ///
 /// Without a command, `serve` is meant: `featherlight --port 9000`. Without a model, the one compiled in is used.
 #[derive(Debug, Parser)]
@@ -44,6 +48,9 @@ pub enum Command {
     Verify(Verify),
     /// Measure a model, or a running service
     Bench(Bench),
+    /// Bring a model folder from the Hugging Face hub: config, processor and weights
+    #[cfg(feature = "pull")]
+    Pull(Pull),
 }
 
 impl Cli {
@@ -62,6 +69,8 @@ impl Cli {
                 Command::Bench(bench) => bench.settle(&typed)?,
                 Command::Verify(verify) => verify.compute.refuse_list("verify")?,
                 Command::Serve(_) => {}
+                #[cfg(feature = "pull")]
+                Command::Pull(_) => {}
             }
         }
         Ok(cli)
@@ -233,6 +242,21 @@ mod tests {
         let typed = Typed(nothing.subcommand_matches("inspect").unwrap_or(&nothing));
         assert!(inspect.settle(&typed).is_ok());
         assert_eq!((inspect.lora_rank, inspect.adapter.is_some()), (None, true));
+    }
+
+    #[cfg(feature = "pull")]
+    #[test]
+    fn a_pull_names_a_model_of_the_hub_and_takes_its_main_version() {
+        let Ok(Command::Pull(pull)) = read("pull microsoft/beit-base") else {
+            unreachable!("a model alone is enough")
+        };
+        assert_eq!((pull.repository.as_str(), pull.revision.as_str()), ("microsoft/beit-base", "main"));
+        assert!(read("pull gpt2 --revision refs/pr/1 --output o --overwrite --offline").is_ok());
+        for (line, told) in
+            [("pull", "ORG/NAME"), ("pull ../x", "ORG/NAME"), ("pull a/b --revision ..", "--revision")]
+        {
+            assert!(refusal(line).contains(told), "{line}");
+        }
     }
 
     #[test]

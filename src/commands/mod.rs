@@ -6,6 +6,8 @@ mod bench;
 mod devices;
 mod model;
 mod predict;
+#[cfg(feature = "pull")]
+mod pull;
 mod serve;
 
 use crate::cli::Command;
@@ -23,5 +25,7 @@ pub fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Inspect(arguments) => model::inspect(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => model::verify(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "pull")]
+        Command::Pull(arguments) => pull::run(arguments).map(|()| ExitCode::SUCCESS),
     }
 }

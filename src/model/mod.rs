@@ -33,7 +33,7 @@ pub use folder::{Head, ModelFiles, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
 pub use names::{matches_target, v5_name};
-pub use save::{create_folder, save_backbone, save_model, save_tensors, save_text};
+pub use save::{create_folder, save_backbone, save_bytes, save_model, save_tensors, save_text};
 pub use swin_config::{SwinConfig, SwinV2Config};
 pub use vit::VitConfig;
 

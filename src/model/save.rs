@@ -111,8 +111,16 @@ pub(super) fn save_weights(tensors: HashMap<String, Tensor>, file: &Path) -> Res
 /// # Errors
 /// If it cannot be written.
 pub fn save_text(text: &str, file: &Path) -> Result<(), ModelError> {
+    save_bytes(text.as_bytes(), file)
+}
+
+/// Writes any file, whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn save_bytes(bytes: &[u8], file: &Path) -> Result<(), ModelError> {
     replace(file, |temporary| {
-        temporary.write_all(text.as_bytes()).map_err(|source| ModelError::Io { file: file.into(), source })
+        temporary.write_all(bytes).map_err(|source| ModelError::Io { file: file.into(), source })
     })
 }
 
