@@ -18,8 +18,10 @@ fn gradients_and_training_runs_are_those_of_the_reference() {
     let outcomes = verify_goldens(&root(), &Placement::CPU).unwrap();
     outcomes.iter().for_each(|outcome| println!("{outcome}"));
     assert!(outcomes.iter().all(|outcome| !outcome.failed()));
-    for subject in ["gradients", "training run"] {
-        let same = |o: &&_| matches!(o, featherlight_train::verify::Outcome { subject: s, verdict: Verdict::Same(_), .. } if *s == subject);
+    // Another set may have no training run.
+    let another = std::env::var_os("FEATHERLIGHT_GOLDENS").is_some();
+    for subject in if another { &["gradients"][..] } else { &["gradients", "training run"] } {
+        let same = |o: &&_| matches!(o, featherlight_train::verify::Outcome { subject: s, verdict: Verdict::Same(_), .. } if s == subject);
         assert!(outcomes.iter().filter(same).count() > 0, "no {subject} compared");
     }
 }
