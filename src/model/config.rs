@@ -50,6 +50,14 @@ impl Architecture {
         }
     }
 
+    /// What v4's names of the backbone begin with.
+    pub(super) fn root(&self) -> &'static str {
+        match self {
+            Self::Clip(_) => "vision_model",
+            Self::Beit(_) | Self::Swin(_) | Self::SwinV2(_) | Self::Vit(_) => self.name(),
+        }
+    }
+
     /// transformers' name of the classifier.
     fn class_name(&self) -> &'static str {
         match self {

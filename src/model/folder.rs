@@ -3,6 +3,7 @@
 //! Everything that runs or inspects a model opens it here: from a folder on disk, or from files compiled into a program.
 
 use super::adapter::{Adapter, merge};
+use super::bare::BareSource;
 use super::timm::TimmSource;
 use super::{Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit};
 use crate::image::Processor;
@@ -205,7 +206,12 @@ impl ModelFolder {
             Files::InMemory(files) => Checkpoint::from_bytes(&self.path.join(WEIGHTS), files.weights)?,
         };
         let timm = TimmSource(&checkpoint);
-        let source: &dyn Source = if self.config.timm { &timm } else { &checkpoint };
+        let bare = BareSource::of(&checkpoint, self.config.architecture.root());
+        let source: &dyn Source = match &bare {
+            _ if self.config.timm => &timm,
+            Some(bare) => bare,
+            None => &checkpoint,
+        };
         build(source).map_err(|source| ModelError::Parameter { file: checkpoint.file().into(), source })
     }
 }
@@ -322,6 +328,39 @@ mod tests {
             assert_eq!(left.name(), right.name());
             assert_eq!(values(left.tensor()), values(right.tensor()), "{}", left.name());
         }
+    }
+
+    /// google/vit-base-patch16-224-in21k is such a checkpoint.
+    #[test]
+    fn a_bare_backbone_is_read_without_the_architecture_s_name_before_its_own() {
+        let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/vit-tiny");
+        let bare = tempfile::tempdir().expect("a folder");
+        std::fs::copy(whole.join("config.json"), bare.path().join("config.json")).expect("copied");
+        let tensors = candle_core::safetensors::load(whole.join(WEIGHTS), &candle_core::Device::Cpu);
+        let tensors: HashMap<String, Tensor> = tensors
+            .expect("weights")
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix("vit.")?.to_owned(), tensor)))
+            .collect();
+        candle_core::safetensors::save(&tensors, bare.path().join(WEIGHTS)).expect("saved");
+
+        let bare = ModelFolder::open(bare.path()).expect("a folder");
+        let (model, head) = bare
+            .load_for(bare.config(), Trainable::None, Randomness::new(0), &Placement::CPU)
+            .expect("a backbone");
+        assert_eq!(head, Head::Fresh);
+        let own = model.parameters().into_iter().filter(|parameter| !parameter.name().starts_with(HEAD));
+        for parameter in own {
+            let values =
+                |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values");
+            let read = &tensors[parameter.name().strip_prefix("vit.").expect("a v4 name")];
+            assert_eq!(values(parameter.tensor()), values(read), "{}", parameter.name());
+        }
+        let error = bare.load(Trainable::None, &Placement::CPU).err().map(|error| error.to_string());
+        assert!(
+            error.is_some_and(|error| error.contains("classifier.weight")),
+            "without a head it cannot serve"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! other naming, `folder` puts them together. Called by the engine, the predictor and the trainer; never sees HTTP.
 
 mod adapter;
+mod bare;
 mod beit;
 mod checkpoint;
 mod clip;

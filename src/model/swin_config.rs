@@ -72,8 +72,16 @@ impl SwinConfig {
         for (stage, heads) in config.num_heads.iter().enumerate() {
             fields.check_heads("embed_dim", config.width(stage), *heads)?;
         }
-        if (config.embed_dim as f64 * config.mlp_ratio) < 1.0 {
-            return Err(fields.wrong("mlp_ratio", format!("is {}, which leaves no width", config.mlp_ratio)));
+        // Sizes beyond would only exhaust memory: of the MLP, and of the table of offsets within a window.
+        let ratio = config.mlp_ratio;
+        if !(ratio <= 64.0 && config.embed_dim as f64 * ratio >= 1.0) {
+            return Err(
+                fields.wrong("mlp_ratio", format!("is {ratio}, a number above 0, at most 64, wanted"))
+            );
+        }
+        if config.window_size > 512 {
+            let problem = format!("is {}; supported: at most 512", config.window_size);
+            return Err(fields.wrong("window_size", problem));
         }
         fields.check_photo(config.num_channels, config.image_size, config.patch_size)?;
         Ok(config)
@@ -115,5 +123,48 @@ impl SwinV2Config {
     pub(super) fn windows(&self, stage: usize) -> (usize, bool) {
         let rows = (self.swin.image_size.0 / self.swin.patch_size) >> stage;
         (self.swin.window_size.min(rows).max(1), rows > self.swin.window_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::path::Path;
+
+    #[test]
+    fn sizes_that_make_no_model_are_refused_by_the_field() {
+        for (field, value) in [
+            ("depths", json!([2, 0])),
+            ("depths", json!(2)),
+            ("num_heads", json!([3])),
+            ("num_heads", json!([3, 6, 12, 7])),
+            ("window_size", json!([7, 8])),
+            ("window_size", json!(100_000)),
+            ("mlp_ratio", json!(-1)),
+            ("mlp_ratio", json!(1e300)),
+            ("use_absolute_embeddings", json!(true)),
+            ("pretrained_window_sizes", json!([12])),
+            ("hidden_act", json!("relu")),
+        ] {
+            let json = json!({ field: value });
+            let config = SwinV2Config::from_fields(Fields { json: &json, file: Path::new("config.json") });
+            let error = config.err().map(|error| error.to_string()).unwrap_or_default();
+            // A width that does not fall into heads is told of the width.
+            let named = if value == json!([3, 6, 12, 7]) { "embed_dim" } else { field };
+            assert!(error.contains(named), "{field} = {value}: {error}");
+        }
+    }
+
+    /// microsoft/swinv2-large-patch4-window12to24-192to384-22kto1k-ft: grids of 96, 48, 24 and 12.
+    #[test]
+    fn a_stage_no_larger_than_a_window_is_one_window() {
+        let json = json!({ "image_size": 384, "window_size": 24 });
+        let config = SwinV2Config::from_fields(Fields { json: &json, file: Path::new("config.json") });
+        let config = config.expect("a config");
+        assert_eq!(
+            [0, 1, 2, 3].map(|stage| config.windows(stage)),
+            [(24, true), (24, true), (24, false), (12, false)]
+        );
     }
 }
