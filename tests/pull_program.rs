@@ -261,14 +261,20 @@ fn what_the_hub_does_not_have_is_told_apart() {
 
 #[test]
 fn a_model_that_cannot_run_here_is_refused_before_its_weights_come() {
-    let mut files = tiny();
-    files[0].1 = br#"{"model_type": "bert"}"#.to_vec();
-    let machine = Machine::with(&files);
-    let said = machine.pull(&[REPOSITORY]);
-    assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("model_type `bert` is not supported"), "{}", said.err);
-    assert!(machine.hub.requests().iter().all(|request| !request.path.contains("safetensors")));
-    assert!(!machine.own().exists());
+    for (config, refusal) in [
+        (r#"{"model_type": "bert"}"#, "model_type `bert` is not supported"),
+        (r#"{"architecture": "resnet50"}"#, "timm's architecture `resnet50` is not supported"),
+        (r#"{"model_type": "vit", "hidden_size": 7}"#, "`hidden_size` is 7"),
+    ] {
+        let mut files = tiny();
+        files[0].1 = config.as_bytes().to_vec();
+        let machine = Machine::with(&files);
+        let said = machine.pull(&[REPOSITORY]);
+        assert_eq!(said.code, Some(1));
+        assert!(said.err.contains(refusal), "{}", said.err);
+        assert!(machine.hub.requests().iter().all(|request| !request.path.contains("safetensors")));
+        assert!(!machine.own().exists());
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! PEFT adapter folders: read under v4 and v5 names, attached to a classifier, merged, written under v4 names.
+//! PEFT adapter folders: read under v4 and v5 names, attached to a classifier, merged, written under both.
 //!
 //! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
 //! refused by name.

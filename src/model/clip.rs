@@ -55,7 +55,7 @@ impl ClipConfig {
             Some(_) => return Err(fields.wrong("vision_config", "is not an object")),
         };
         // transformers' factor of the whole model, where the tower has none of its own.
-        let factor = fields.number("initializer_factor", 1.0)?;
+        let factor = fields.not_negative("initializer_factor", 1.0)?;
         let fields = Fields { json: vision, ..fields };
         let config = Self {
             image_size: fields.size("image_size", 224)?,
@@ -66,9 +66,9 @@ impl ClipConfig {
             num_attention_heads: fields.count("num_attention_heads", 12)?,
             intermediate_size: fields.count("intermediate_size", 3072)?,
             hidden_act: fields.activation(Activation::QuickGelu)?,
-            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
-            initializer_range: fields.number("initializer_range", 0.02)?,
-            initializer_factor: fields.number("initializer_factor", factor)?,
+            layer_norm_eps: fields.not_negative("layer_norm_eps", 1e-5)?,
+            initializer_range: fields.not_negative("initializer_range", 0.02)?,
+            initializer_factor: fields.not_negative("initializer_factor", factor)?,
         };
         fields.check_heads("hidden_size", config.hidden_size, config.num_attention_heads)?;
         fields.check_photo(config.num_channels, config.image_size, config.patch_size)?;

@@ -191,6 +191,9 @@ fn labels(fields: Fields<'_>) -> Result<Vec<String>, ModelError> {
         return Ok((0..count).map(|index| format!("LABEL_{index}")).collect());
     };
     let map = map.as_object().ok_or_else(|| fields.wrong("id2label", "is not an object of index → label"))?;
+    if map.is_empty() {
+        return Err(fields.wrong("id2label", "has no label"));
+    }
     (0..map.len())
         .map(|index| {
             let label = map.get(&index.to_string()).and_then(Value::as_str);

@@ -52,6 +52,22 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A finite number of at least 0: an epsilon, a deviation.
+    pub(super) fn not_negative(self, field: &'static str, default: f64) -> Result<f64, ModelError> {
+        match self.number(field, default)? {
+            value if value.is_finite() && value >= 0.0 => Ok(value),
+            value => Err(self.wrong(field, format!("is {value}, a number of at least 0 wanted"))),
+        }
+    }
+
+    /// A probability that leaves something: from 0 up to, but not, 1.
+    pub(super) fn share(self, field: &'static str, default: f64) -> Result<f64, ModelError> {
+        match self.number(field, default)? {
+            value if (0.0..1.0).contains(&value) => Ok(value),
+            value => Err(self.wrong(field, format!("is {value}, a number from 0 up to, but not, 1 wanted"))),
+        }
+    }
+
     /// A side of something square: a number, or twice the same in a list.
     pub(super) fn side(self, field: &'static str, default: usize) -> Result<usize, ModelError> {
         match self.size(field, default)? {
@@ -104,9 +120,11 @@ impl<'a> Fields<'a> {
         width: usize,
         heads: usize,
     ) -> Result<(), ModelError> {
-        match width.is_multiple_of(heads) {
+        match (1..=1_000_000).contains(&width) && width.is_multiple_of(heads) {
             true => Ok(()),
-            false => Err(self.wrong(field, format!("is {width}, no multiple of {heads} heads"))),
+            false => {
+                Err(self.wrong(field, format!("is {width}, no multiple of {heads} heads up to 1000000")))
+            }
         }
     }
 
@@ -119,6 +137,10 @@ impl<'a> Fields<'a> {
     ) -> Result<(), ModelError> {
         if channels != 3 {
             return Err(self.wrong("num_channels", format!("is {channels}; supported: 3")));
+        }
+        if patch == 0 || size.0.max(size.1) > 1_000_000 {
+            let problem = format!("is {size:?} with patches of {patch}; up to 1000000 is supported");
+            return Err(self.wrong("image_size", problem));
         }
         if size.0 < patch || size.1 < patch {
             return Err(self.wrong("image_size", format!("is smaller than a patch of {patch}")));

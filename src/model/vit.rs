@@ -51,8 +51,8 @@ impl VitConfig {
             intermediate_size: fields.count("intermediate_size", 3072)?,
             hidden_act: fields.activation(Activation::Gelu)?,
             qkv_bias: fields.flag("qkv_bias", true)?,
-            layer_norm_eps: fields.number("layer_norm_eps", 1e-12)?,
-            initializer_range: fields.number("initializer_range", 0.02)?,
+            layer_norm_eps: fields.not_negative("layer_norm_eps", 1e-12)?,
+            initializer_range: fields.not_negative("initializer_range", 0.02)?,
         };
         fields.check_heads("hidden_size", config.hidden_size, config.num_attention_heads)?;
         fields.check_photo(config.num_channels, config.image_size, config.patch_size)?;

@@ -124,9 +124,11 @@ impl Work<'_, '_> {
             .map_err(|source| PullError::Model { repository: repository.clone(), source })?;
         match Config::from_json(json, &file) {
             Ok(_) => Ok(()),
-            Err(source @ (ModelError::Architecture { .. } | ModelError::Config { .. })) => {
-                Err(PullError::Model { repository, source: named(source) })
-            }
+            Err(
+                source @ (ModelError::Architecture { .. }
+                | ModelError::TimmArchitecture { .. }
+                | ModelError::Config { .. }),
+            ) => Err(PullError::Model { repository, source: named(source) }),
             // timm's sizes stand in the weights, which are not there yet, or not yet the right ones.
             Err(_) => Ok(()),
         }
@@ -275,6 +277,9 @@ impl Work<'_, '_> {
 fn named(error: ModelError) -> ModelError {
     match error {
         ModelError::Architecture { found, .. } => ModelError::Architecture { file: CONFIG.into(), found },
+        ModelError::TimmArchitecture { found, .. } => {
+            ModelError::TimmArchitecture { file: CONFIG.into(), found }
+        }
         ModelError::Config { field, problem, .. } => {
             ModelError::Config { file: CONFIG.into(), field, problem }
         }

@@ -69,7 +69,9 @@ impl Column {
         match self {
             Self::Top1 => "photos whose right label came first",
             Self::Top5 => "photos whose right label was among the first five",
-            Self::Trainable => "parameters that were trained, and their share of all (adapters included)",
+            Self::Trainable => {
+                "parameters that were trained, and how many of the model's own parameters that would be"
+            }
             Self::PeakMemory => {
                 "the most main memory that the training's own process held: weights, photos waiting for their step, evaluations and saving included"
             }

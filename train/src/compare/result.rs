@@ -52,7 +52,7 @@ pub struct RunResult {
     pub top5: f64,
     /// Mean cross-entropy; missing where it is no number.
     pub loss: Option<f64>,
-    /// Parameters of the model in training, adapters among them.
+    /// Parameters of the model itself, adapters left out.
     pub parameters: u64,
     /// How many of them were trained.
     pub trainable_parameters: u64,
