@@ -7,7 +7,7 @@ use super::bare::BareSource;
 use super::timm::TimmSource;
 use super::{Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit};
 use crate::image::Processor;
-use crate::nn::{Builder, HEAD, Initialization, ParameterError, RandomSource, Source, Trainable};
+use crate::nn::{Builder, Initialization, ParameterError, RandomSource, Source, Trainable, is_head};
 use crate::ops::device::Placement;
 use crate::randomness::Randomness;
 use candle_core::Tensor;
@@ -240,9 +240,7 @@ impl Source for ReplacedHead<'_> {
         initialization: Initialization,
     ) -> Result<Tensor, ParameterError> {
         match self.source.tensor(name, shape, initialization) {
-            Err(ParameterError::Missing { .. } | ParameterError::Shape { .. })
-                if name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.')) =>
-            {
+            Err(ParameterError::Missing { .. } | ParameterError::Shape { .. }) if is_head(name) => {
                 self.replaced.set(true);
                 self.fresh.tensor(name, shape, initialization)
             }
@@ -349,7 +347,7 @@ mod tests {
             .load_for(bare.config(), Trainable::None, Randomness::new(0), &Placement::CPU)
             .expect("a backbone");
         assert_eq!(head, Head::Fresh);
-        let own = model.parameters().into_iter().filter(|parameter| !parameter.name().starts_with(HEAD));
+        let own = model.parameters().into_iter().filter(|parameter| !is_head(parameter.name()));
         for parameter in own {
             let values =
                 |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values");

@@ -5,7 +5,7 @@
 
 use super::{Classifier, Config, ModelError};
 use crate::image::Processor;
-use crate::nn::{HEAD, Linear, Parameter};
+use crate::nn::{Parameter, is_head};
 use candle_core::{DType, Tensor};
 use std::collections::HashMap;
 use std::io::Write;
@@ -37,9 +37,7 @@ pub fn save_backbone(
     dtype: DType,
     folder: &Path,
 ) -> Result<(), ModelError> {
-    let heads = model.linears().into_iter().filter(|linear| linear.name() == HEAD);
-    let heads: Vec<&str> = heads.flat_map(Linear::parameters).map(Parameter::name).collect();
-    let backbone = model.parameters().into_iter().filter(|parameter| !heads.contains(&parameter.name()));
+    let backbone = model.parameters().into_iter().filter(|parameter| !is_head(parameter.name()));
     save(model, backbone.collect(), (config, processor), dtype, folder)
 }
 

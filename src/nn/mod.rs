@@ -23,6 +23,7 @@ pub use layers::{LayerNorm, Linear, LowRank, Weight};
 pub use mlp::{Activation, Mlp, MlpSizes};
 pub use parameter::{
     Builder, HEAD, Initialization, Parameter, ParameterError, RandomSource, ShapeSource, Source, Trainable,
+    is_head,
 };
 pub use pass::{Pass, Training};
 pub use patch_embedding::{Edges, PatchEmbedding};

@@ -192,6 +192,11 @@ impl Source for ShapeSource {
 /// The module that every architecture calls its classification head.
 pub const HEAD: &str = "classifier";
 
+/// Whether a parameter of this name is the head's.
+pub fn is_head(name: &str) -> bool {
+    name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.'))
+}
+
 /// Which parameters are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trainable {
@@ -243,7 +248,7 @@ impl<'a> Builder<'a> {
         let tensor = self.source.tensor(&name, shape, initialization)?;
         let trainable = match self.trainable {
             Trainable::None => false,
-            Trainable::Head => name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.')),
+            Trainable::Head => is_head(&name),
             Trainable::All => true,
         };
         Parameter::new(name.clone(), tensor, trainable, self.placement)

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Tensor};
 use featherlight::model::{Classifier, Head, ModelError, ModelFolder, save_backbone, save_model};
-use featherlight::nn::{HEAD, Parameter, Trainable};
+use featherlight::nn::{Parameter, Trainable, is_head};
 use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
 use std::path::{Path, PathBuf};
@@ -96,10 +96,6 @@ fn load(folder: &ModelFolder) -> Result<(Box<dyn Classifier>, Head), ModelError>
         }
         loaded => Ok((loaded?, Head::Kept)),
     }
-}
-
-fn is_head(name: &str) -> bool {
-    name.strip_prefix(HEAD).is_some_and(|own| own.starts_with('.'))
 }
 
 /// Whether `again` is `tensor`, rounded to `dtype`, bit for bit.
