@@ -248,7 +248,7 @@ fn what_the_hub_does_not_have_is_told_apart() {
     assert!(said.err.contains("no revision `v/9`"), "{}", said.err);
     let said = machine.pull(&[REPOSITORY, "--revision", "refs/pr/1"]);
     assert_eq!(said.code, Some(0), "{}", said.err);
-    assert_is(&machine.own().with_file_name("org--beit-tiny@refs--pr--1"), &tiny());
+    assert_is(&machine.own().with_file_name("org--beit-tiny@refs%2Fpr%2F1"), &tiny());
 
     let bare = Machine::with(&tiny()[..2]);
     let said = bare.pull(&[REPOSITORY]);
@@ -383,4 +383,45 @@ fn weights_that_would_be_read_in_the_models_place_are_refused() {
     let error = machine.run(&folder).expect_err("in the way").to_string();
     assert!(error.contains("in place of pytorch_model.bin"), "{error}");
     assert_eq!(names(&folder), ["model.safetensors"]);
+}
+
+#[test]
+fn what_a_new_revision_no_longer_has_goes_if_it_is_as_it_was_pulled() {
+    let machine = Machine::with(&tiny());
+    let folder = machine.home.path().join("model");
+    machine.run(&folder).expect("the first revision");
+    let index = br#"{"weight_map": {"classifier.weight": "model-00001-of-00001.safetensors"}}"#;
+    machine.hub.change("model.safetensors.index.json", index.to_vec());
+    machine.hub.change("model-00001-of-00001.safetensors", golden("beit-tiny/model.safetensors"));
+    machine.hub.remove("model.safetensors");
+    machine.hub.remove("preprocessor_config.json");
+    assert_eq!(machine.run(&folder).expect("the second").brought, 2);
+    let files = ["config.json", "model-00001-of-00001.safetensors", "model.safetensors.index.json"];
+    assert_eq!(names(&folder)[1..], files, "neither the old processor nor the old weights");
+    assert_runs(&folder, "beit-tiny");
+
+    machine.hub.remove("model-00001-of-00001.safetensors");
+    machine.hub.remove("model.safetensors.index.json");
+    machine.hub.change("pytorch_model.bin", golden("beit-tiny-bin/pytorch_model.bin"));
+    std::fs::write(folder.join("model.safetensors.index.json"), "{}").expect("written");
+    let error = machine.run(&folder).expect_err("somebody's index").to_string();
+    assert!(error.contains("in place of pytorch_model.bin"), "{error}");
+}
+
+#[test]
+fn another_model_that_replaces_one_leaves_none_of_its_settings() {
+    let machine = Machine::with(&tiny());
+    let folder = machine.home.path().join("model");
+    machine.run(&folder).expect("the first model");
+    // As if the first pull had been another model's.
+    let record = folder.join(".featherlight-pull.json");
+    let text = std::fs::read_to_string(&record).expect("a record");
+    std::fs::write(&record, text.replace(REPOSITORY, "org/other")).expect("written");
+    machine.hub.remove("preprocessor_config.json");
+    let output = folder.to_str().expect("a path");
+    let said = machine.pull(&[REPOSITORY, "--output", output]);
+    assert!(said.err.contains("holds org/other"), "{}", said.err);
+    let said = machine.pull(&[REPOSITORY, "--output", output, "--overwrite"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(names(&folder)[1..], ["config.json", "model.safetensors"]);
 }

@@ -102,13 +102,7 @@ impl Next {
 
 /// A path that can be pasted into a shell.
 fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-@+".contains(letter);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
+    shell_words::quote(&path.to_string_lossy()).into_owned()
 }
 
 /// What a person sees meanwhile: a bar on a terminal, lines elsewhere.

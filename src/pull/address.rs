@@ -46,6 +46,11 @@ pub(super) fn host(url: &str) -> String {
     origin(url).map_or_else(|| url.to_owned(), |(_, host, port)| format!("{host}:{port}"))
 }
 
+/// An address for a message: what follows the path may be a signature, which is a secret.
+pub(super) fn without_query(url: &str) -> String {
+    url.split(['?', '#']).next().unwrap_or(url).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,5 +76,11 @@ mod tests {
         {
             assert!(!same_origin(other, "https://hub.co"), "{other}");
         }
+    }
+
+    #[test]
+    fn a_message_shows_no_signature() {
+        assert_eq!(without_query("https://cdn.co/a/b?X-Amz-Signature=1&x=2#y"), "https://cdn.co/a/b");
+        assert_eq!(without_query("https://hub.co/a"), "https://hub.co/a");
     }
 }

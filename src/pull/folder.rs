@@ -20,6 +20,8 @@ pub(super) struct Folder {
     path: PathBuf,
     /// The last pull of the same repository.
     record: Option<Record>,
+    /// The last pull of another one, which is to be replaced.
+    replaced: Option<Record>,
     overwrite: bool,
     /// Whether it was not there before.
     created: bool,
@@ -71,8 +73,11 @@ impl Folder {
             let problem = format!("holds {other}; choose another --output, or replace it with --overwrite");
             return Err(occupied(problem));
         }
-        let record = record.filter(|record| record.repository == repository);
-        Ok(Self { path: path.into(), record, overwrite, created: false, lock: None })
+        let (record, replaced) = match record {
+            Some(record) if record.repository == repository => (Some(record), None),
+            other => (None, other),
+        };
+        Ok(Self { path: path.into(), record, replaced, overwrite, created: false, lock: None })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -131,18 +136,11 @@ impl Folder {
         let length = whole.filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
         observer(Event::Comparing { file });
         let recorded = self.record.as_ref().and_then(|record| record.files.get(file));
-        let io = |source| PullError::Io { path: path.clone(), source };
-        let is = |version: &Version, recorded: Option<&RecordedFile>| -> Result<bool, PullError> {
-            let Some(length) = length else { return Ok(false) };
-            let verdict = File::open(&path).and_then(|content| version.judge(content, length)).map_err(io)?;
-            let noted = || recorded.is_some_and(|known| known.etag == version.etag && known.size == length);
-            Ok(verdict == Verdict::Same || verdict == Verdict::Unknown && noted())
-        };
-        if is(version, recorded)? {
+        if self.is(file, version, recorded)? {
             return Ok(true);
         }
         let own = match recorded {
-            Some(known) => is(&known.version(), recorded)?,
+            Some(known) => self.is(file, &known.version(), recorded)?,
             None => false,
         };
         if own || self.overwrite && length.is_some() {
@@ -158,18 +156,74 @@ impl Folder {
         Err(PullError::Occupied { path, problem: problem.to_owned() })
     }
 
-    /// Refuses a file that would be read in place of the model's own.
+    /// Whether the file there is of that version; by the record where the version has no checksum.
+    fn is(&self, file: &str, version: &Version, recorded: Option<&RecordedFile>) -> Result<bool, PullError> {
+        let path = self.path.join(file);
+        let Some(length) = std::fs::metadata(&path).ok().filter(|file| file.is_file()).map(|file| file.len())
+        else {
+            return Ok(false);
+        };
+        let verdict = File::open(&path).and_then(|content| version.judge(content, length));
+        let verdict = verdict.map_err(|source| PullError::Io { path, source })?;
+        let noted = || recorded.is_some_and(|known| known.etag == version.etag && known.size == length);
+        Ok(verdict == Verdict::Same || verdict == Verdict::Unknown && noted())
+    }
+
+    /// Whether an earlier pull brought the file that is there, and nobody changed it since.
+    fn left_by_a_pull(&self, file: &str, observer: &mut Observer<'_>) -> Result<bool, PullError> {
+        let known = self.record.as_ref().or(self.replaced.as_ref()).and_then(|last| last.files.get(file));
+        let Some(known) = known else { return Ok(false) };
+        observer(Event::Comparing { file });
+        self.is(file, &known.version(), Some(known))
+    }
+
+    /// Refuses a file that would be read in place of the model's own, but for one that [`Self::retired`] will name.
     ///
     /// # Errors
-    /// If it is there.
-    pub(super) fn refuse_beside(&self, weights: &str, before: &[&str]) -> Result<(), PullError> {
-        let there = before.iter().map(|name| self.path.join(name)).find(|path| path.exists());
-        there.map_or(Ok(()), |path| {
-            let problem = format!(
-                "would be read in place of {weights}, the weights of this model; move it elsewhere, or choose another --output"
-            );
-            Err(PullError::Occupied { path, problem })
-        })
+    /// If it is there, or cannot be read.
+    pub(super) fn refuse_beside(
+        &self,
+        weights: &str,
+        before: &[&str],
+        observer: &mut Observer<'_>,
+    ) -> Result<(), PullError> {
+        for name in before {
+            let path = self.path.join(name);
+            if path.exists() && !self.left_by_a_pull(name, observer)? {
+                let problem = format!(
+                    "would be read in place of {weights}, the weights of this model; move it elsewhere, or choose another --output"
+                );
+                return Err(PullError::Occupied { path, problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// The files of the last pull that are no part of this one, and would be read with it: a processor's settings that a new
+    /// revision no longer has, the one file of weights that became several. Changed ones are somebody's and stay.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub(super) fn retired(
+        &self,
+        pieces: &[Piece],
+        observer: &mut Observer<'_>,
+    ) -> Result<Vec<PathBuf>, PullError> {
+        let mut retired = Vec::new();
+        let last = self.record.as_ref().or(self.replaced.as_ref());
+        for file in last.into_iter().flat_map(|last| last.files.keys()) {
+            if pieces.iter().any(|piece| piece.name == *file) || !self.holds(file) {
+                continue;
+            }
+            if self.left_by_a_pull(file, observer)? {
+                retired.push(self.path.join(file));
+            } else {
+                let remark =
+                    format!("{file} stays: this revision has none, and it was changed since it was pulled");
+                observer(Event::Remark(&remark));
+            }
+        }
+        Ok(retired)
     }
 
     /// Whether a file of that name is there.
@@ -186,11 +240,17 @@ impl Folder {
         std::fs::read(&path).map_err(|source| PullError::Io { path, source })
     }
 
-    /// Gives every piece its name, in their order, writes the record, and removes parts of older versions of these files.
+    /// Gives every piece its name, in their order, removes what is `retired`, writes the record, and removes parts of older
+    /// versions of these files.
     ///
     /// # Errors
     /// If the folder cannot be written.
-    pub(super) fn settle(&self, pieces: &[Piece], mut record: Record) -> Result<(), PullError> {
+    pub(super) fn settle(
+        &self,
+        pieces: &[Piece],
+        retired: &[PathBuf],
+        mut record: Record,
+    ) -> Result<(), PullError> {
         for piece in pieces {
             let path = self.path.join(&piece.name);
             let io = |source| PullError::Io { path: path.clone(), source };
@@ -205,6 +265,9 @@ impl Folder {
             let size = std::fs::metadata(&path).map_err(io)?.len();
             let etag = piece.version.etag.clone();
             record.files.insert(piece.name.clone(), RecordedFile { etag, size });
+        }
+        for path in retired {
+            std::fs::remove_file(path).map_err(|source| PullError::Io { path: path.clone(), source })?;
         }
         record.write(&self.path)?;
         self.sweep(pieces).map_err(|source| PullError::Io { path: self.path.clone(), source })

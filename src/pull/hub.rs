@@ -4,7 +4,7 @@
 //! size) stands in the answer that redirects, and the token must reach no other server than the hub itself. Large files come from
 //! such other servers. Nothing is tried twice here.
 
-use super::address::{host, join, origin, same_origin};
+use super::address::{host, join, origin, same_origin, without_query};
 use super::digest::Version;
 use super::names::percent_encoded;
 use super::{Access, PullError, Repository};
@@ -189,7 +189,11 @@ impl Hub {
                 }
             }
         }
-        Err(PullError::Server { url, problem: "is where a loop of redirects leads".to_owned() }.into())
+        Err(PullError::Server {
+            url: without_query(&url),
+            problem: "is where a loop of redirects leads".to_owned(),
+        }
+        .into())
     }
 
     fn send(&self, question: Question<'_>, url: &str) -> Result<ureq::http::Response<ureq::Body>, Failure> {
@@ -238,7 +242,7 @@ impl Hub {
             _ if !home => passing(),
             _ => {
                 let problem = format!("answers {status}");
-                Err(PullError::Server { url: url.to_owned(), problem }.into())
+                Err(PullError::Server { url: without_query(url), problem }.into())
             }
         }
     }
@@ -268,7 +272,7 @@ impl Hub {
 fn no_hub(url: String) -> PullError {
     let problem = "answers without commit and etag, so that this is no hub; is there a proxy or a login page in between, or is \
                    HF_ENDPOINT wrong?";
-    PullError::Server { url, problem: problem.to_owned() }
+    PullError::Server { url: without_query(&url), problem: problem.to_owned() }
 }
 
 fn commit_of(headers: &HeaderMap) -> Option<String> {
@@ -307,7 +311,7 @@ fn redirect(status: StatusCode, headers: &HeaderMap, from: &str) -> Result<Optio
     }
     let location = headers.get("location").and_then(|value| value.to_str().ok());
     let target = location.and_then(|location| join(from, location)).filter(|target| origin(target).is_some());
-    let wrong = |problem: &str| PullError::Server { url: from.to_owned(), problem: problem.to_owned() };
+    let wrong = |problem: &str| PullError::Server { url: without_query(from), problem: problem.to_owned() };
     let target = target.ok_or_else(|| wrong("redirects to no address"))?;
     if from.starts_with("https:") && !target.starts_with("https:") {
         return Err(wrong("redirects to an address without encryption").into());

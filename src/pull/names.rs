@@ -24,9 +24,8 @@ impl Repository {
         if *revision == Revision::default() {
             return name;
         }
-        let plain = |letter: char| if is_plain(letter) { letter } else { '-' };
-        let revision: String = revision.0.replace('/', "--").chars().map(plain).collect();
-        format!("{name}@{revision}")
+        // Encoded, so that no two revisions share a folder.
+        format!("{name}@{}", percent_encoded(&revision.0))
     }
 }
 
@@ -176,7 +175,7 @@ mod tests {
         let repository: Repository = "a/b".parse().expect("a name");
         let name = |revision: &str| repository.folder_name(&revision.parse().expect("a revision"));
         assert_eq!(name("main"), "a--b");
-        assert_eq!(name("refs/pr/1"), "a--b@refs--pr--1");
-        assert_eq!(name("é~x"), "a--b@--x");
+        assert_eq!(name("refs/pr/1"), "a--b@refs%2Fpr%2F1");
+        assert_ne!(name("v/1"), name("v--1"));
     }
 }

@@ -11,16 +11,13 @@ use super::names::is_plain;
 use super::record::Record;
 use super::retry::Tries;
 use super::{Access, Event, Observer, Patience, PullError, Repository, Revision};
-use crate::model::{Config, ModelError};
+use crate::model::{Config, ModelError, weight_files};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const PROCESSOR: &str = "preprocessor_config.json";
-const INDEX: &str = "model.safetensors.index.json";
-/// The weights that can be read here, in the order in which a model folder is read.
-const WEIGHTS: [&str; 3] = ["model.safetensors", INDEX, "pytorch_model.bin"];
 
 /// Largest settings file taken, bytes: real ones with twenty thousand labels have one.
 const MAX_SETTINGS: u64 = 10 << 20;
@@ -144,7 +141,7 @@ impl Work<'_, '_> {
     /// Finds the weights, and with them every file that has to be brought.
     fn weights(&mut self) -> Result<(), PullError> {
         let mut found = None;
-        for (rank, name) in WEIGHTS.into_iter().enumerate() {
+        for (rank, name) in weight_files::IN_ORDER.into_iter().enumerate() {
             if let Some(description) = self.look(name)? {
                 found = Some((rank, name, description));
                 break;
@@ -154,19 +151,20 @@ impl Work<'_, '_> {
             return Err(PullError::NoWeights {
                 repository: self.hub.repository().to_string(),
                 revision: self.commit.clone(),
-                tried: WEIGHTS.join(", "),
+                tried: weight_files::IN_ORDER.join(", "),
             });
         };
-        self.folder.refuse_beside(name, &WEIGHTS[..rank])?;
-        if name != INDEX {
+        self.folder.refuse_beside(name, &weight_files::IN_ORDER[..rank], self.observer)?;
+        if name != weight_files::INDEX {
             return self.plan(name, description);
         }
-        let index = self.settings(INDEX, description)?;
-        let shards = shards(&index).map_err(|problem| self.unusable(INDEX, problem))?;
+        let index = self.settings(weight_files::INDEX, description)?;
+        let shards = shards(&index).map_err(|problem| self.unusable(weight_files::INDEX, problem))?;
         for shard in shards {
             let description = self.look(&shard)?;
-            let description = description
-                .ok_or_else(|| self.unusable(INDEX, format!("names {shard}, and there is no such file")))?;
+            let description = description.ok_or_else(|| {
+                self.unusable(weight_files::INDEX, format!("names {shard}, and there is no such file"))
+            })?;
             self.plan(&shard, description)?;
         }
         Ok(())
@@ -194,6 +192,7 @@ impl Work<'_, '_> {
     }
 
     fn finish(mut self) -> Result<Pulled, PullError> {
+        let retired = self.folder.retired(&self.pieces, self.observer)?;
         // The config last: a folder without one is no model, whatever cuts a first pull off.
         self.pieces.reverse();
         let brought = self.pieces.iter().filter(|piece| !matches!(piece.content, Content::Kept)).count();
@@ -203,7 +202,7 @@ impl Work<'_, '_> {
             commit: self.commit.clone(),
             files: BTreeMap::new(),
         };
-        self.folder.settle(&self.pieces, record)?;
+        self.folder.settle(&self.pieces, &retired, record)?;
         Ok(Pulled { commit: self.commit, brought })
     }
 
@@ -287,39 +286,25 @@ fn named(error: ModelError) -> ModelError {
     }
 }
 
-/// The files that an index names: plain ones, as it must reach neither outside the folder nor at another file of the model.
+/// The files that an index names: what needs no care in an address, and no other file of the model.
 fn shards(index: &[u8]) -> Result<BTreeSet<String>, String> {
-    let json: serde_json::Value =
-        serde_json::from_slice(index).map_err(|error| format!("not valid JSON: {error}"))?;
-    let map = json.get("weight_map").and_then(|map| map.as_object());
-    let map = map.filter(|map| !map.is_empty());
-    let map = map.ok_or_else(|| "no `weight_map` from tensor names to files".to_owned())?;
-    let mut shards = BTreeSet::new();
-    for name in map.values() {
-        let plain = |name: &&str| {
-            let suffix = Path::new(name).extension().is_some_and(|suffix| suffix == "safetensors");
-            suffix && name.chars().all(is_plain) && !name.starts_with('.') && !WEIGHTS.contains(name)
-        };
-        let shard = name.as_str().filter(plain);
-        let shard = shard.ok_or_else(|| {
-            format!("`weight_map` names {name}, a plain name that ends in .safetensors wanted")
-        })?;
-        shards.insert(shard.to_owned());
+    let json = serde_json::from_slice(index).map_err(|error| format!("not valid JSON: {error}"))?;
+    let shards = weight_files::shards(&json)?;
+    let shard = |name: &String| {
+        let suffix = Path::new(name).extension().is_some_and(|suffix| suffix == "safetensors");
+        suffix && name.chars().all(is_plain) && !name.starts_with('.') && name != weight_files::SINGLE
+    };
+    match shards.iter().find(|name| !shard(name)) {
+        Some(name) => {
+            Err(format!("`weight_map` names `{name}`, a plain name that ends in .safetensors wanted"))
+        }
+        None => Ok(shards),
     }
-    Ok(shards)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_index_names_plain_files_each_once() {
-        let index =
-            br#"{"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors", "c": "x-1.safetensors"}}"#;
-        let shards = shards(index).expect("shards");
-        assert_eq!(shards.into_iter().collect::<Vec<_>>(), ["x-1.safetensors", "x-2.safetensors"]);
-    }
 
     #[test]
     fn an_index_reaches_nothing_but_shards_of_its_folder() {
@@ -336,10 +321,10 @@ mod tests {
         ] {
             let index = format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#);
             let error = shards(index.as_bytes()).expect_err(name);
-            assert!(error.contains("plain name"), "{name}: {error}");
+            assert!(error.contains("wanted"), "{name}: {error}");
         }
-        for index in ["{}", r#"{"weight_map": {}}"#, "[", r#"{"weight_map": {"a": 1}}"#] {
-            assert!(shards(index.as_bytes()).is_err(), "{index}");
-        }
+        assert!(shards(b"[").is_err());
+        let index = br#"{"weight_map": {"a": "x-00001-of-00002.safetensors"}}"#;
+        assert_eq!(shards(index).expect("a shard").len(), 1);
     }
 }

@@ -111,6 +111,14 @@ impl Hub {
         });
     }
 
+    /// A new commit without a file.
+    pub fn remove(&self, file: &str) {
+        self.with(|state| {
+            state.files.remove(file);
+            state.commit = COMMIT.chars().rev().collect();
+        });
+    }
+
     /// The requests since the last call.
     pub fn requests(&self) -> Vec<Request> {
         self.with(|state| std::mem::take(&mut state.requests))
