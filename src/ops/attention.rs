@@ -71,6 +71,9 @@ pub fn attention(
     })
 }
 
+/// Tasks that a backward pass is cut into, about.
+const BACKWARD_TASKS: usize = 32;
+
 struct Fused {
     settings: Attention,
     grid: Option<RelativePositions>,
@@ -94,11 +97,31 @@ impl Sizes {
         self.heads * self.head_size
     }
 
+    /// Samples that one task of the backward pass takes: few heads of many samples, as those of windows, are shared as well
+    /// as many heads. The same whatever the number of threads, so that sums over samples are, too.
+    fn stretch(self) -> usize {
+        let stretches = (BACKWARD_TASKS / self.heads).clamp(1, self.batch.max(1));
+        self.batch.div_ceil(stretches).max(1)
+    }
+
+    /// Stretches that the samples come to.
+    fn stretches(self) -> usize {
+        self.batch.div_ceil(self.stretch())
+    }
+
     /// Query (0), key (1) or value (2) of one head of one sample, `tokens × head_size`.
     fn part(self, qkv: &[f32], sample: usize, head: usize, part: usize) -> View<'_> {
         let start = sample * self.tokens * 3 * self.hidden() + part * self.hidden() + head * self.head_size;
         View::strided(&qkv[start..], self.tokens, self.head_size, 3 * self.hidden())
     }
+}
+
+/// What one task of the backward pass finds.
+struct StretchGradient {
+    /// Of q, k and v: `[samples, 3, tokens, head_size]`.
+    parts: Vec<f32>,
+    /// Of the head's column of the table, reversed; empty where nobody wants it.
+    column: Vec<f32>,
 }
 
 /// Scores to exponentials, row by row; returns each row's sum. The bias is added first, and the penalty between regions.
@@ -220,11 +243,11 @@ impl Fused {
         let want_table = table.is_some_and(Tensor::track_op);
         let run = |qkv: &[f32], table: Option<&[f32]>, grad: &[f32]| {
             let columns = self.columns(table);
-            let heads: Vec<(Vec<f32>, Vec<f32>)> = (0..sizes.heads)
+            let stretches: Vec<StretchGradient> = (0..sizes.heads * sizes.stretches())
                 .into_par_iter()
-                .map(|head| self.head_backward(qkv, &columns, grad, sizes, head, want_table))
+                .map(|index| self.stretch_backward(qkv, &columns, grad, sizes, index, want_table))
                 .collect();
-            (self.gather(&heads, sizes), self.table_gradient(&heads, want_table))
+            (self.gather(&stretches, sizes), self.table_gradient(&stretches, sizes, want_table))
         };
         let (grad_qkv, grad_table) = match table {
             Some(t) => with_values("attention", [qkv, t, grad], |[q, t, g]| Ok(run(q, Some(t), g)))?,
@@ -237,22 +260,24 @@ impl Fused {
         Ok((Tensor::from_vec(grad_qkv, qkv.shape(), qkv.device())?, grad_table))
     }
 
-    /// Gradients of one head: of q, k and v as `[batch, 3, tokens, head_size]`, and of its reversed table column.
-    fn head_backward(
+    /// Gradients of one head over one stretch of samples.
+    fn stretch_backward(
         &self,
         qkv: &[f32],
         columns: &[Vec<f32>],
         grad: &[f32],
         sizes: Sizes,
-        head: usize,
+        index: usize,
         want_table: bool,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> StretchGradient {
         let Sizes { batch, tokens, head_size, .. } = sizes;
+        let (head, first) = (index / sizes.stretches(), index % sizes.stretches() * sizes.stretch());
+        let samples = first..batch.min(first + sizes.stretch());
         let (mut p, mut dp) = (vec![0f32; tokens * tokens], vec![0f32; tokens * tokens]);
         let mut sums = vec![0f32; tokens];
-        let mut parts = vec![0f32; batch * 3 * tokens * head_size];
+        let mut parts = vec![0f32; samples.len() * 3 * tokens * head_size];
         let mut column = vec![0f32; if want_table { columns[head].len() } else { 0 }];
-        for (sample, parts) in parts.chunks_exact_mut(3 * tokens * head_size).enumerate() {
+        for (sample, parts) in samples.zip(parts.chunks_exact_mut(3 * tokens * head_size)) {
             self.scores(&mut p, &mut sums, qkv, columns, sizes, (sample, head));
             for (row, sum) in p.chunks_exact_mut(tokens).zip(&sums) {
                 row.iter_mut().for_each(|value| *value /= sum);
@@ -278,31 +303,35 @@ impl Fused {
                 add_bias_gradient(&mut column, &dp, grid);
             }
         }
-        (parts, column)
+        StretchGradient { parts, column }
     }
 
-    /// The heads' gradients, packed as `qkv` is.
-    fn gather(&self, heads: &[(Vec<f32>, Vec<f32>)], sizes: Sizes) -> Vec<f32> {
+    /// The gradients of all stretches, packed as `qkv` is.
+    fn gather(&self, stretches: &[StretchGradient], sizes: Sizes) -> Vec<f32> {
         let Sizes { batch, tokens, head_size, .. } = sizes;
         let mut out = vec![0f32; batch * tokens * 3 * sizes.hidden()];
         out.par_chunks_mut(3 * sizes.hidden()).enumerate().for_each(|(row, out)| {
             let (sample, token) = (row / tokens, row % tokens);
             for (index, out) in out.chunks_exact_mut(head_size).enumerate() {
                 let (part, head) = (index / sizes.heads, index % sizes.heads);
-                let start = ((sample * 3 + part) * tokens + token) * head_size;
-                out.copy_from_slice(&heads[head].0[start..start + head_size]);
+                let stretch = head * sizes.stretches() + sample / sizes.stretch();
+                let start = ((sample % sizes.stretch() * 3 + part) * tokens + token) * head_size;
+                out.copy_from_slice(&stretches[stretch].parts[start..start + head_size]);
             }
         });
         out
     }
 
-    fn table_gradient(&self, heads: &[(Vec<f32>, Vec<f32>)], wanted: bool) -> Option<Vec<f32>> {
+    /// The table's gradient: a head's column is the sum of its stretches', in their order.
+    fn table_gradient(&self, stretches: &[StretchGradient], sizes: Sizes, wanted: bool) -> Option<Vec<f32>> {
         let grid = self.grid.filter(|_| wanted)?;
         let offsets = grid.offsets();
-        let mut out = vec![0f32; grid.entries() * heads.len()];
-        for (entry, row) in out.chunks_exact_mut(heads.len()).enumerate() {
+        let mut out = vec![0f32; grid.entries() * sizes.heads];
+        for (entry, row) in out.chunks_exact_mut(sizes.heads).enumerate() {
             let place = if entry < offsets { offsets - 1 - entry } else { entry };
-            row.iter_mut().zip(heads).for_each(|(out, head)| *out = head.1[place]);
+            for (out, head) in row.iter_mut().zip(stretches.chunks_exact(sizes.stretches())) {
+                *out = head.iter().map(|stretch| stretch.column[place]).sum();
+            }
         }
         Some(out)
     }

@@ -1,16 +1,12 @@
 //! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
 
+use super::elementwise;
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::math::{erf, exp};
 use super::profile::timed;
 use super::recorded::{has_cpu_kernel, record1};
-use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use multiversion::multiversion;
-use rayon::prelude::*;
-
-/// Values one task works on: small enough to stay in the first-level cache.
-const PIECE: usize = 8192;
 
 /// GELU of every value of `x`, any shape.
 ///
@@ -76,22 +72,14 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = argument("gelu", x, layout)?;
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| forward(y, x));
-        Ok((storage(y), layout.shape().clone()))
+        elementwise::forward("gelu", x, layout, forward)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !has_cpu_kernel(x) {
-            return backward_elsewhere(x, grad).map(Some);
+        if has_cpu_kernel(x) {
+            elementwise::backward("gelu", x, grad, backward)
+        } else {
+            backward_elsewhere(x, grad).map(Some)
         }
-        with_values("gelu", [x, grad], |[xs, gs]| {
-            let mut out = vec![0f32; xs.len()];
-            out.par_chunks_mut(PIECE)
-                .zip(xs.par_chunks(PIECE).zip(gs.par_chunks(PIECE)))
-                .for_each(|(out, (x, grad))| backward(out, x, grad));
-            Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
-        })
     }
 }

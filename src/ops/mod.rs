@@ -13,6 +13,7 @@ mod composed_attention;
 mod cross_entropy;
 pub mod device;
 mod dropout;
+mod elementwise;
 mod gelu;
 mod launch;
 mod layer_norm;

@@ -19,6 +19,11 @@ pub struct RelativePositions {
 }
 
 impl RelativePositions {
+    /// The patches of a square window, without a class token.
+    pub fn window(side: usize) -> Self {
+        Self { height: side, width: side, class_token: false }
+    }
+
     /// Entries of the table: every offset between two patches, then, with a class token, class→patch, patch→class and
     /// class→class.
     pub fn entries(self) -> usize {

@@ -1,15 +1,11 @@
 //! QuickGELU: `x · σ(1.702 · x)` (Hendrycks & Gimpel 2016, §2), CLIP's activation.
 
+use super::elementwise;
 use super::math::exp;
 use super::profile::timed;
 use super::recorded::{has_cpu_kernel, record1};
-use super::tensor_slice::{argument, storage, with_values};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use multiversion::multiversion;
-use rayon::prelude::*;
-
-/// Values one task works on: small enough to stay in the first-level cache.
-const PIECE: usize = 8192;
 
 /// The slope inside the sigmoid.
 const SLOPE: f32 = 1.702;
@@ -75,22 +71,14 @@ impl CustomOp1 for QuickGelu {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = argument("quick_gelu", x, layout)?;
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| forward(y, x));
-        Ok((storage(y), layout.shape().clone()))
+        elementwise::forward("quick_gelu", x, layout, forward)
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !has_cpu_kernel(x) {
-            return backward_elsewhere(x, grad).map(Some);
+        if has_cpu_kernel(x) {
+            elementwise::backward("quick_gelu", x, grad, backward)
+        } else {
+            backward_elsewhere(x, grad).map(Some)
         }
-        with_values("quick_gelu", [x, grad], |[xs, gs]| {
-            let mut out = vec![0f32; xs.len()];
-            out.par_chunks_mut(PIECE)
-                .zip(xs.par_chunks(PIECE).zip(gs.par_chunks(PIECE)))
-                .for_each(|(out, (x, grad))| backward(out, x, grad));
-            Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
-        })
     }
 }

@@ -1,0 +1,43 @@
+//! A function of every value for itself, on the CPU: the values in pieces, shared among the threads.
+
+use super::tensor_slice::{argument, storage, with_values};
+use candle_core::{CpuStorage, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Values one task works on: small enough to stay in the first-level cache.
+const PIECE: usize = 8192;
+
+/// The op `name` forward: `function` fills its first argument from its second.
+///
+/// # Errors
+/// If `x` is not f32 in one piece.
+pub(super) fn forward(
+    name: &'static str,
+    x: &CpuStorage,
+    layout: &Layout,
+    function: fn(&mut [f32], &[f32]),
+) -> Result<(CpuStorage, Shape)> {
+    let x = argument(name, x, layout)?;
+    let mut y = vec![0f32; x.len()];
+    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| function(y, x));
+    Ok((storage(y), layout.shape().clone()))
+}
+
+/// The gradient with respect to `x`: `function` fills its first argument from `x` and the gradient of the output.
+///
+/// # Errors
+/// If one of them is not f32 on the CPU.
+pub(super) fn backward(
+    name: &'static str,
+    x: &Tensor,
+    grad: &Tensor,
+    function: fn(&mut [f32], &[f32], &[f32]),
+) -> Result<Option<Tensor>> {
+    with_values(name, [x, grad], |[xs, gs]| {
+        let mut out = vec![0f32; xs.len()];
+        out.par_chunks_mut(PIECE)
+            .zip(xs.par_chunks(PIECE).zip(gs.par_chunks(PIECE)))
+            .for_each(|(out, (x, grad))| function(out, x, grad));
+        Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
+    })
+}
