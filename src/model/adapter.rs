@@ -48,8 +48,11 @@ impl AdapterConfig {
             std::fs::read_to_string(file).map_err(|source| ModelError::Io { file: file.into(), source })?;
         let json: Value =
             serde_json::from_str(&text).map_err(|source| ModelError::Json { file: file.into(), source })?;
-        let wrong =
-            |field: &'static str, problem: String| ModelError::Config { file: file.into(), field, problem };
+        let wrong = |field: &str, problem: String| ModelError::Config {
+            file: file.into(),
+            field: field.to_owned(),
+            problem,
+        };
         if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
             return Err(wrong("peft_type", "is not LORA, the only kind supported".to_owned()));
         }

@@ -7,19 +7,19 @@ use candle_core::Tensor;
 
 /// A checkpoint read under names with a `prefix` that it does not have.
 pub(super) struct BareSource<'a> {
-    checkpoint: &'a Checkpoint,
+    tensors: &'a dyn Source,
     /// With its dot.
     prefix: String,
 }
 
 impl<'a> BareSource<'a> {
-    /// `None` where the checkpoint has the architecture's name (`root`) before its own.
-    pub(super) fn of(checkpoint: &'a Checkpoint, root: &str) -> Option<Self> {
+    /// The `tensors` of `checkpoint`; `None` where it has the architecture's name (`root`) before its own.
+    pub(super) fn of(checkpoint: &Checkpoint, tensors: &'a dyn Source, root: &str) -> Option<Self> {
         let prefix = format!("{root}.");
         let names = checkpoint.names();
         let bare = |name: &String| name.starts_with("embeddings.") || name.starts_with("encoder.");
         let is_bare = names.iter().any(bare) && !names.iter().any(|name| name.starts_with(&prefix));
-        is_bare.then_some(Self { checkpoint, prefix })
+        is_bare.then_some(Self { tensors, prefix })
     }
 
     fn own<'b>(&self, name: &'b str) -> &'b str {
@@ -29,10 +29,10 @@ impl<'a> BareSource<'a> {
 
 impl Source for BareSource<'_> {
     fn tensor(&self, name: &str, shape: &[usize], init: Initialization) -> Result<Tensor, ParameterError> {
-        self.checkpoint.tensor(self.own(name), shape, init)
+        self.tensors.tensor(self.own(name), shape, init)
     }
 
     fn has(&self, name: &str) -> bool {
-        self.checkpoint.has(self.own(name))
+        self.tensors.has(self.own(name))
     }
 }

@@ -3,12 +3,13 @@
 //! `folder` opens the weights of a model here, `adapter` those of an adapter. A safetensors file may also lie in memory,
 //! compiled into a program; its tensors are then copied from there one by one like a file's.
 
-use super::ModelError;
-use crate::nn::{Initialization, ParameterError, Source};
+use super::{ModelError, weight_files};
+use crate::nn::{Initialization, ParameterError, ShapeSource, Source};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
@@ -50,8 +51,8 @@ impl Checkpoint {
     /// # Errors
     /// If there are none, or a file is damaged.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
-        let bin = folder.join("pytorch_model.bin");
+        let (single, index) = (folder.join(weight_files::SINGLE), folder.join(weight_files::INDEX));
+        let bin = folder.join(weight_files::PICKLE);
         if single.is_file() {
             Self::open_safetensors(&single)
         } else if index.is_file() {
@@ -99,19 +100,10 @@ impl Checkpoint {
             .map_err(|source| ModelError::Io { file: index.clone(), source })?;
         let json: serde_json::Value =
             serde_json::from_str(&text).map_err(|source| ModelError::Json { file: index.clone(), source })?;
-        let map =
-            json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| ModelError::Damaged {
-                file: index.clone(),
-                problem: "no `weight_map` from tensor names to files".to_owned(),
-            })?;
-        // Only plain names: an index must not reach outside its folder.
-        let shards: BTreeSet<&str> = map.values().filter_map(|name| name.as_str()).collect();
+        let shards = weight_files::shards(&json)
+            .map_err(|problem| ModelError::Damaged { file: index.clone(), problem })?;
         let mut tensors = BTreeMap::new();
         for shard in shards {
-            if Path::new(shard).file_name().is_none_or(|name| name != shard) {
-                let problem = format!("`weight_map` names `{shard}`, a plain file name wanted");
-                return Err(ModelError::Damaged { file: index, problem });
-            }
             read_header(&folder.join(shard), &mut tensors)?;
         }
         Ok(Self { file: index, storage: Storage::Safetensors(tensors) })
@@ -139,6 +131,14 @@ impl Checkpoint {
             Storage::Pickle(tensors) => {
                 tensors.tensor_infos().get(name).map(|info| info.layout.shape().dims().to_vec())
             }
+        }
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), ParameterError> {
+        match self.shape(name) {
+            Some(found) if found == shape => Ok(()),
+            Some(found) => Err(ParameterError::Shape { name: name.to_owned(), found, want: shape.to_vec() }),
+            None => Err(ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() }),
         }
     }
 
@@ -231,12 +231,7 @@ fn read_tensors(
 impl Source for Checkpoint {
     fn tensor(&self, name: &str, shape: &[usize], _: Initialization) -> Result<Tensor, ParameterError> {
         let unreadable = |source| ParameterError::Unreadable { name: name.to_owned(), source };
-        let found = self
-            .shape(name)
-            .ok_or_else(|| ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() })?;
-        if found != shape {
-            return Err(ParameterError::Shape { name: name.to_owned(), found, want: shape.to_vec() });
-        }
+        self.check_shape(name, shape)?;
         let tensor = self.read(name).map_err(unreadable)?;
         let tensor =
             tensor.ok_or_else(|| ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() })?;
@@ -245,5 +240,36 @@ impl Source for Checkpoint {
 
     fn has(&self, name: &str) -> bool {
         self.shape(name).is_some()
+    }
+}
+
+/// A checkpoint of which names and shapes alone are looked at: its tensors have no values and take no memory.
+pub(super) struct Shapes<'a> {
+    checkpoint: &'a Checkpoint,
+    /// What was asked for and there.
+    found: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Shapes<'a> {
+    pub(super) fn of(checkpoint: &'a Checkpoint) -> Self {
+        Self { checkpoint, found: RefCell::default() }
+    }
+
+    /// Names of the tensors that nobody asked for, sorted.
+    pub(super) fn rest(self) -> Vec<String> {
+        let found = self.found.into_inner();
+        self.checkpoint.names().into_iter().filter(|name| !found.contains(name)).collect()
+    }
+}
+
+impl Source for Shapes<'_> {
+    fn tensor(&self, name: &str, shape: &[usize], init: Initialization) -> Result<Tensor, ParameterError> {
+        self.checkpoint.check_shape(name, shape)?;
+        self.found.borrow_mut().insert(name.to_owned());
+        ShapeSource.tensor(name, shape, init)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.checkpoint.has(name)
     }
 }

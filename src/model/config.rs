@@ -1,7 +1,7 @@
 //! `config.json`: which architecture, its sizes, its labels. Absent fields take transformers' defaults.
 
 use super::beit::BeitConfig;
-use super::clip::ClipConfig;
+use super::clip::{self, ClipConfig};
 use super::fields::Fields;
 use super::swin_config::{SwinConfig, SwinV2Config};
 use super::vit::VitConfig;
@@ -72,11 +72,11 @@ impl Architecture {
     /// Height and width of the photos it was made for, pixels.
     pub fn image_size(&self) -> (usize, usize) {
         match self {
-            Self::Beit(beit) => beit.image_size,
-            Self::Clip(clip) => clip.image_size,
+            Self::Beit(beit) => beit.plain.image_size,
+            Self::Clip(clip) => clip.plain.image_size,
             Self::Swin(swin) => swin.image_size,
             Self::SwinV2(swin_v2) => swin_v2.swin.image_size,
-            Self::Vit(vit) => vit.image_size,
+            Self::Vit(vit) => vit.plain.image_size,
         }
     }
 
@@ -123,7 +123,7 @@ impl Config {
     /// # Errors
     /// Those of [`Config::from_file`].
     pub fn from_json(json: Value, file: &Path) -> Result<Self, ModelError> {
-        let fields = Fields { json: &json, file };
+        let fields = Fields { json: &json, within: None, file };
         if json.get("architecture").is_some() && json.get("model_type").is_none() {
             return timm::config(&json, file);
         }
@@ -143,7 +143,7 @@ impl Config {
     /// The dropout fields of the config that are not 0, which inference ignores: name and value.
     pub fn dropout(&self) -> Option<(&'static str, f64)> {
         let fields = match &self.architecture {
-            Architecture::Clip(_) => self.json.get("vision_config").unwrap_or(&Value::Null),
+            Architecture::Clip(_) => clip::vision(&self.json).1,
             _ => &self.json,
         };
         ["hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout"]

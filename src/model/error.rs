@@ -2,6 +2,7 @@
 
 use crate::image::ProcessorError;
 use crate::nn::ParameterError;
+use candle_core::DType;
 use std::path::PathBuf;
 
 /// Why a model could not be loaded.
@@ -28,8 +29,8 @@ pub enum ModelError {
     Config {
         /// The file.
         file: PathBuf,
-        /// The field.
-        field: &'static str,
+        /// The field, after the one that it stands in.
+        field: String,
         /// What is wrong and what would be right.
         problem: String,
     },
@@ -73,6 +74,20 @@ pub enum ModelError {
         file: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// A number that the type to be written cannot hold.
+    #[error(
+        "{file}: tensor `{tensor}` holds {value:e}, more than {} can; f32 and bf16 can", dtype.as_str(), file = file.display()
+    )]
+    Overflow {
+        /// The file to be written.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Its largest magnitude.
+        value: f32,
+        /// The type asked for.
+        dtype: DType,
     },
     /// A tensor is missing, misshapen or unreadable.
     #[error("{file}: {source}", file = file.display())]

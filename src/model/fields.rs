@@ -11,11 +11,17 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     pub(super) json: &'a Value,
+    /// The name of the field that it is the value of, where it is not the whole file.
+    pub(super) within: Option<&'static str>,
     pub(super) file: &'a Path,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn wrong(self, field: &'static str, problem: impl Into<String>) -> ModelError {
+        let field = match self.within {
+            Some(outer) => format!("{outer}.{field}"),
+            None => field.to_owned(),
+        };
         ModelError::Config { file: PathBuf::from(self.file), field, problem: problem.into() }
     }
 

@@ -4,10 +4,15 @@
 
 use super::adapter::{Adapter, merge};
 use super::bare::BareSource;
+use super::checkpoint::Shapes;
 use super::timm::TimmSource;
-use super::{Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit};
+use super::{
+    Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit, weight_files,
+};
 use crate::image::Processor;
-use crate::nn::{Builder, Initialization, ParameterError, RandomSource, Source, Trainable, is_head};
+use crate::nn::{
+    Builder, Initialization, ParameterError, RandomSource, ShapeSource, Source, Trainable, is_head,
+};
 use crate::ops::device::Placement;
 use crate::randomness::Randomness;
 use candle_core::Tensor;
@@ -19,7 +24,10 @@ use std::path::{Path, PathBuf};
 /// Name of the settings of photo preparation in a model folder.
 const PROCESSOR: &str = "preprocessor_config.json";
 /// Name of the weights in a model folder, where they are one safetensors file.
-const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS: &str = weight_files::SINGLE;
+
+/// How the names end of tensors that a model computes by itself.
+const BUFFERS: [&str; 4] = ["relative_position_index", "relative_coords_table", "position_ids", "attn_mask"];
 
 /// An opened model folder, with the adapter that goes on it; the weights are read by [`ModelFolder::load`].
 pub struct ModelFolder {
@@ -133,13 +141,16 @@ impl ModelFolder {
     /// # Errors
     /// If `preprocessor_config.json` is there and cannot be used.
     pub fn processor_or_plain(&self) -> Result<Processor, ModelError> {
-        let bare = matches!(self.files, Files::OnDisk) && !self.path.join(PROCESSOR).exists();
-        if self.config.timm || !bare {
+        if self.has_processor() {
             return self.processor();
         }
         let (height, width) = self.config.architecture.image_size();
-        tracing::info!(height, width, "no {PROCESSOR}: photos are resized and scaled to -1 … 1");
         Ok(Processor::plain(height, width)?)
+    }
+
+    /// Whether the folder says how photos are prepared.
+    pub fn has_processor(&self) -> bool {
+        self.config.timm || matches!(self.files, Files::InMemory(_)) || self.path.join(PROCESSOR).exists()
     }
 
     /// Reads the weights and attaches the adapter, unmerged.
@@ -151,7 +162,10 @@ impl ModelFolder {
         trainable: Trainable,
         placement: &Placement,
     ) -> Result<Box<dyn Classifier>, ModelError> {
-        let whole = || self.read(|source| build(&self.config, source, trainable, placement));
+        let whole = || {
+            let checkpoint = self.checkpoint()?;
+            self.read(&checkpoint, &checkpoint, |source| build(&self.config, source, trainable, placement))
+        };
         let Some(adapter) = &self.adapter else { return whole() };
         let mut model = if adapter.has_head() {
             // A head that the adapter replaces may have any size in the model's own file.
@@ -192,7 +206,8 @@ impl ModelFolder {
         randomness: Randomness,
         placement: &Placement,
     ) -> Result<(Box<dyn Classifier>, Head), ModelError> {
-        self.read(|source| {
+        let checkpoint = self.checkpoint()?;
+        self.read(&checkpoint, &checkpoint, |source| {
             let source = ReplacedHead { source, fresh: RandomSource(randomness), replaced: Cell::new(false) };
             let model = build(config, &source, trainable, placement)?;
             let head = if source.replaced.get() { Head::Fresh } else { Head::Kept };
@@ -200,17 +215,56 @@ impl ModelFolder {
         })
     }
 
-    fn read<T>(&self, build: impl FnOnce(&dyn Source) -> Result<T, ParameterError>) -> Result<T, ModelError> {
-        let checkpoint = match &self.files {
-            Files::OnDisk => Checkpoint::open(&self.path)?,
-            Files::InMemory(files) => Checkpoint::from_bytes(&self.path.join(WEIGHTS), files.weights)?,
-        };
-        let timm = TimmSource(&checkpoint);
-        let bare = BareSource::of(&checkpoint, self.config.architecture.root());
+    /// Whether [`ModelFolder::load_for`] will find every tensor in its shape, without reading their values.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::load_for`], but for values that cannot be read.
+    pub fn check_for(&self, config: &Config) -> Result<(), ModelError> {
+        self.look(config).map(drop)
+    }
+
+    /// Names of the weights' tensors that are no part of the classifier, sorted: a text model's, a pooler's. Those that
+    /// only hold what the config tells as well are not among them.
+    ///
+    /// # Errors
+    /// Those of [`ModelFolder::check_for`].
+    pub fn left_behind(&self) -> Result<Vec<String>, ModelError> {
+        let mut names = self.look(&self.config)?;
+        names.retain(|name| !BUFFERS.iter().any(|buffer| name.ends_with(buffer)));
+        Ok(names)
+    }
+
+    /// Builds from shapes alone; the names that were not asked for.
+    fn look(&self, config: &Config) -> Result<Vec<String>, ModelError> {
+        let checkpoint = self.checkpoint()?;
+        let shapes = Shapes::of(&checkpoint);
+        self.read(&checkpoint, &shapes, |source| {
+            let source = ReplacedHead { source, fresh: ShapeSource, replaced: Cell::new(false) };
+            build(config, &source, Trainable::None, &Placement::CPU).map(drop)
+        })?;
+        Ok(shapes.rest())
+    }
+
+    fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
+        match &self.files {
+            Files::OnDisk => Checkpoint::open(&self.path),
+            Files::InMemory(files) => Checkpoint::from_bytes(&self.path.join(WEIGHTS), files.weights),
+        }
+    }
+
+    /// Builds from the `tensors` of `checkpoint` under the names that transformers' models have.
+    fn read<T>(
+        &self,
+        checkpoint: &Checkpoint,
+        tensors: &dyn Source,
+        build: impl FnOnce(&dyn Source) -> Result<T, ParameterError>,
+    ) -> Result<T, ModelError> {
+        let timm = TimmSource(tensors);
+        let bare = BareSource::of(checkpoint, tensors, self.config.architecture.root());
         let source: &dyn Source = match &bare {
             _ if self.config.timm => &timm,
             Some(bare) => bare,
-            None => &checkpoint,
+            None => tensors,
         };
         build(source).map_err(|source| ModelError::Parameter { file: checkpoint.file().into(), source })
     }
@@ -226,13 +280,13 @@ pub enum Head {
 }
 
 /// A checkpoint whose head need not fit.
-struct ReplacedHead<'a> {
+struct ReplacedHead<'a, F> {
     source: &'a dyn Source,
-    fresh: RandomSource,
+    fresh: F,
     replaced: Cell<bool>,
 }
 
-impl Source for ReplacedHead<'_> {
+impl<F: Source> Source for ReplacedHead<'_, F> {
     fn tensor(
         &self,
         name: &str,

@@ -4,13 +4,24 @@
 use super::swin_config::SwinConfig;
 use super::{Classifier, Hidden};
 use crate::nn::{
-    Builder, Edges, HEAD, LayerNorm, Linear, Parameter, ParameterError, Pass, PatchEmbedding,
+    AttentionNames, Builder, Edges, HEAD, LayerNorm, Linear, Parameter, ParameterError, Pass, PatchEmbedding,
     merge_neighbours,
 };
 use candle_core::{DType, Result, Tensor, bail};
 
 /// Epsilon of the norms that the configs say nothing of.
 const DEFAULT_EPS: f32 = 1e-5;
+
+/// What v4 calls the attention of a block of Swin or SwinV2.
+pub(super) const ATTENTION: AttentionNames = AttentionNames {
+    query: "attention.self.query",
+    key: "attention.self.key",
+    value: "attention.self.value",
+    output: "attention.output.dense",
+};
+
+/// And its MLP.
+pub(super) const MLP: [&str; 2] = ["intermediate.dense", "output.dense"];
 
 /// A block of a stage.
 pub(super) trait WindowBlock: Send {

@@ -3,7 +3,7 @@
 //! Called by the trainer (`merged/`, `adapter/`) and by `merge`. Every file is written beside its place and renamed, so
 //! that a kill at any moment leaves the old or the new one.
 
-use super::{Classifier, Config, ModelError};
+use super::{Classifier, Config, ModelError, weight_files};
 use crate::image::Processor;
 use crate::nn::{Parameter, is_head};
 use candle_core::{DType, Tensor};
@@ -48,16 +48,26 @@ fn save(
     dtype: DType,
     folder: &Path,
 ) -> Result<(), ModelError> {
-    let file = folder.join("model.safetensors");
+    let file = folder.join(weight_files::SINGLE);
     let damaged = |problem: String| ModelError::Damaged { file: file.clone(), problem };
     if let Some(linear) = model.linears().iter().find(|linear| linear.adapter.is_some()) {
         return Err(damaged(format!("the adapter of `{}` has not been merged", linear.name())));
     }
     let tensors = parameters
         .into_iter()
-        .map(|parameter| Ok((parameter.name().to_owned(), parameter.tensor().to_dtype(dtype)?)))
-        .collect::<candle_core::Result<HashMap<_, _>>>()
-        .map_err(|error| damaged(error.to_string()))?;
+        .map(|parameter| {
+            let (name, tensor) = (parameter.name(), parameter.tensor());
+            match overflow(tensor, dtype).map_err(|error| damaged(error.to_string()))? {
+                Some(value) => {
+                    Err(ModelError::Overflow { file: file.clone(), tensor: name.to_owned(), value, dtype })
+                }
+                None => tensor
+                    .to_dtype(dtype)
+                    .map(|tensor| (name.to_owned(), tensor))
+                    .map_err(|error| damaged(error.to_string())),
+            }
+        })
+        .collect::<Result<HashMap<_, _>, ModelError>>()?;
     let mut json = config.to_json();
     // transformers v4 and v5 each read the type under a name of their own.
     json["dtype"] = dtype.as_str().replace("f", "float").into();
@@ -66,6 +76,16 @@ fn save(
     save_weights(tensors, &file)?;
     save_text(&format!("{:#}\n", processor.to_json()), &folder.join("preprocessor_config.json"))?;
     save_text(&format!("{json:#}\n"), &folder.join("config.json"))
+}
+
+/// The largest magnitude in a tensor, if it is a number that becomes infinite in `dtype`.
+fn overflow(tensor: &Tensor, dtype: DType) -> candle_core::Result<Option<f32>> {
+    if dtype == tensor.dtype() || tensor.elem_count() == 0 {
+        return Ok(None);
+    }
+    let largest = tensor.flatten_all()?.to_dtype(DType::F32)?.abs()?.max(0)?;
+    let (value, rounded) = (largest.to_scalar::<f32>()?, largest.to_dtype(dtype)?.to_dtype(DType::F32)?);
+    Ok((value.is_finite() && rounded.to_scalar::<f32>()?.is_infinite()).then_some(value))
 }
 
 /// Creates a folder and those above it.
@@ -146,6 +166,20 @@ fn replace(
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    #[test]
+    fn a_number_that_a_type_cannot_hold_is_found_and_one_that_rounds_is_not() {
+        let tensor = |value: f32| Tensor::new(&[1.0, -value], &Device::Cpu).expect("a tensor");
+        for (value, dtype, want) in [
+            (65_519.0, DType::F16, None),
+            (65_520.0, DType::F16, Some(65_520.0)),
+            (65_520.0, DType::BF16, None),
+            (1e38, DType::F32, None),
+            (f32::INFINITY, DType::F16, None),
+        ] {
+            assert_eq!(overflow(&tensor(value), dtype).expect("read"), want, "{value} in {dtype:?}");
+        }
+    }
 
     #[cfg(unix)]
     #[test]

@@ -3,23 +3,14 @@
 //!
 //! Reference code: transformers `modeling_swin.py`. Any input size: grids are continued with zeros to whole windows.
 
-use super::beit::MLP;
-use super::hierarchy::{BlockPlace, Hierarchy, MergerNorm, WindowBlock};
+use super::hierarchy::{ATTENTION, BlockPlace, Hierarchy, MLP, MergerNorm, WindowBlock};
 use super::swin_config::SwinConfig;
 use crate::nn::{
-    AttentionBiases, AttentionNames, AttentionSizes, Builder, LayerNorm, Linear, Mlp, MlpSizes, Parameter,
-    ParameterError, Pass, RelativePositionBias, SelfAttention, Windows,
+    AttentionBiases, AttentionSizes, Builder, LayerNorm, Linear, Mlp, MlpSizes, Parameter, ParameterError,
+    Pass, RelativePositionBias, SelfAttention, Windows,
 };
 use crate::ops::{self, RelativePositions, Residual};
 use candle_core::{Result, Tensor};
-
-/// What v4 calls the attention of a block of Swin or SwinV2.
-pub(super) const ATTENTION: AttentionNames = AttentionNames {
-    query: "attention.self.query",
-    key: "attention.self.key",
-    value: "attention.self.value",
-    output: "attention.output.dense",
-};
 
 /// What scores get between tokens that only the shift has put into one window.
 const PENALTY: f32 = -100.0;
@@ -72,7 +63,7 @@ impl SwinBlock {
             )?,
             relative_position_bias: RelativePositionBias::new(
                 &builder.at("attention.self"),
-                square(window),
+                RelativePositions::window(window),
                 heads,
             )?,
             norm_2: norm("layernorm_after")?,
@@ -96,16 +87,11 @@ impl SwinBlock {
     }
 }
 
-/// The positions within a window.
-pub(super) fn square(side: usize) -> RelativePositions {
-    RelativePositions { height: side, width: side, class_token: false }
-}
-
 impl WindowBlock for SwinBlock {
     /// `x += drop_path(attention(norm(x)))`, then `x += mlp(norm(x))`: the reference drops the first branch alone.
     fn forward(&self, x: &Tensor, grid: (usize, usize), pass: &Pass) -> Result<Tensor> {
         let windows = self.windows(grid);
-        let positions = square(windows.side);
+        let positions = RelativePositions::window(windows.side);
         let table = self.relative_position_bias.for_grid(positions)?;
         let y = windows.attend(&self.norm_1.forward(x)?, PENALTY, |x, regions| {
             self.attention.forward(x, Some((&table, positions)), regions, pass)

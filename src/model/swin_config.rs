@@ -157,7 +157,11 @@ mod tests {
             ("hidden_act", json!("relu")),
         ] {
             let json = json!({ field: value });
-            let config = SwinV2Config::from_fields(Fields { json: &json, file: Path::new("config.json") });
+            let config = SwinV2Config::from_fields(Fields {
+                json: &json,
+                within: None,
+                file: Path::new("config.json"),
+            });
             let error = config.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(field), "{field} = {value}: {error}");
         }
@@ -167,7 +171,8 @@ mod tests {
     #[test]
     fn a_stage_no_larger_than_a_window_is_one_window() {
         let json = json!({ "image_size": 384, "window_size": 24 });
-        let config = SwinV2Config::from_fields(Fields { json: &json, file: Path::new("config.json") });
+        let config =
+            SwinV2Config::from_fields(Fields { json: &json, within: None, file: Path::new("config.json") });
         let config = config.expect("a config");
         assert_eq!(
             [0, 1, 2, 3].map(|stage| config.windows(stage)),

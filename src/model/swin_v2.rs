@@ -3,15 +3,13 @@
 //! Reference code: transformers `modeling_swinv2.py`. Norms behind the branches, cosine attention, position biases computed from
 //! the offsets. Any input size: grids are continued with zeros to whole windows, whose side the config's image size decides.
 
-use super::beit::MLP;
-use super::hierarchy::{BlockPlace, Hierarchy, MergerNorm, WindowBlock};
-use super::swin::{ATTENTION, square};
+use super::hierarchy::{ATTENTION, BlockPlace, Hierarchy, MLP, MergerNorm, WindowBlock};
 use super::swin_config::SwinV2Config;
 use crate::nn::{
     AttentionBiases, AttentionSizes, Builder, ContinuousPositionBias, LayerNorm, Linear, Mlp, MlpSizes,
     Parameter, ParameterError, Pass, SelfAttention, Windows,
 };
-use crate::ops;
+use crate::ops::{self, RelativePositions};
 use candle_core::{Result, Tensor};
 
 /// What scores get between tokens that only the shift has put into one window: the reference adds its −100 twice.
@@ -85,7 +83,7 @@ impl SwinV2Block {
 impl WindowBlock for SwinV2Block {
     /// `x += drop_path(norm(attention(x)))`, then `x += drop_path(norm(mlp(x)))`.
     fn forward(&self, x: &Tensor, grid: (usize, usize), pass: &Pass) -> Result<Tensor> {
-        let (batch, positions) = (x.dim(0)?, square(self.window));
+        let (batch, positions) = (x.dim(0)?, RelativePositions::window(self.window));
         let windows = Windows { grid, side: self.window, shift: self.shift };
         let table = self.position_bias.table(pass)?;
         let y = windows.attend(x, PENALTY, |x, regions| {

@@ -2,6 +2,7 @@
 
 use super::beit::BeitConfig;
 use super::fields::Fields;
+use super::plain_config::PlainConfig;
 use super::{Architecture, Checkpoint, Config, ModelError};
 use crate::nn::{Activation, Initialization, ParameterError, Source};
 use candle_core::Tensor;
@@ -10,7 +11,7 @@ use std::path::Path;
 
 /// The config of a timm folder. The sizes come from the weights beside `file`.
 pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
-    let fields = Fields { json, file };
+    let fields = Fields { json, within: None, file };
     let name = fields.text("architecture")?.unwrap_or_default();
     if !name.starts_with("beit_") {
         return Err(ModelError::TimmArchitecture { file: file.into(), found: name.to_owned() });
@@ -37,24 +38,34 @@ pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
     };
     let depth = (0..).take_while(|index| checkpoint.has(&format!("blocks.{index}.norm1.weight"))).count();
     let num_labels = dimension("head.weight", 0)?;
-    let beit = BeitConfig {
+    if num_labels == 0 {
+        return Err(ModelError::Damaged {
+            file: checkpoint.file().into(),
+            problem: "tensor `head.weight` has no row: a model without labels".to_owned(),
+        });
+    }
+    let plain = PlainConfig {
         image_size,
         patch_size: dimension("patch_embed.proj.weight", 2)?,
         num_channels: dimension("patch_embed.proj.weight", 1)?,
         hidden_size: dimension("patch_embed.proj.weight", 0)?,
         num_hidden_layers: depth.max(1),
         num_attention_heads: dimension("blocks.0.attn.relative_position_bias_table", 1)?.max(1),
-        intermediate_size: dimension("blocks.0.mlp.fc1.weight", 0)?,
+        intermediate_size: dimension("blocks.0.mlp.fc1.weight", 0)?.max(1),
+        hidden_act: Activation::Gelu,
         layer_norm_eps: 1e-6,
+        initializer_range: 0.02,
+    };
+    plain.check(fields)?;
+    let beit = BeitConfig {
+        plain,
         layer_scale_init_value: if checkpoint.has("blocks.0.gamma_1") { 0.1 } else { 0.0 },
         drop_path_rate: 0.0,
-        initializer_range: 0.02,
         use_mean_pooling: checkpoint.has("fc_norm.weight"),
         use_relative_position_bias: true,
-        hidden_act: Activation::Gelu,
     };
     Ok(Config {
-        architecture: Architecture::Beit(beit.checked(fields)?),
+        architecture: Architecture::Beit(beit),
         labels: (0..num_labels).map(|index| format!("LABEL_{index}")).collect(),
         multi_label: false,
         timm: true,
@@ -63,7 +74,7 @@ pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
 }
 
 /// A timm checkpoint read under v4 names.
-pub(super) struct TimmSource<'a>(pub(super) &'a Checkpoint);
+pub(super) struct TimmSource<'a>(pub(super) &'a dyn Source);
 
 /// timm's name of a v4 tensor, and which third of its rows it is.
 fn timm_name(v4: &str) -> (String, Option<usize>) {

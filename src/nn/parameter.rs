@@ -124,19 +124,26 @@ impl Initialization {
     /// Values for the parameter `name`: a pure function of the seed and the name.
     ///
     /// # Errors
-    /// If the tensor cannot be allocated.
+    /// If there is no memory for it.
     pub fn tensor(self, randomness: Randomness, name: &str, shape: &[usize]) -> candle_core::Result<Tensor> {
         // FNV-1a of the name: adding a layer changes no other layer's numbers.
         let key = name
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let mut stream = randomness.stream(Purpose::Initialize, 0, key, 0);
-        let count = shape.iter().product();
-        let values: Vec<f32> = match self {
-            Self::Constant(value) => vec![value; count],
-            Self::Normal(deviation) => (0..count).map(|_| deviation * stream.normal()).collect(),
-            Self::Uniform(bound) => (0..count).map(|_| bound * (2.0 * stream.uniform() - 1.0)).collect(),
+        let count = shape.iter().try_fold(1usize, |count, side| count.checked_mul(*side));
+        let mut values: Vec<f32> = Vec::new();
+        let reserved = count.filter(|count| values.try_reserve_exact(*count).is_ok());
+        let Some(count) = reserved else {
+            candle_core::bail!("shape {shape:?} is more than there is memory for");
         };
+        match self {
+            Self::Constant(value) => values.resize(count, value),
+            Self::Normal(deviation) => values.extend((0..count).map(|_| deviation * stream.normal())),
+            Self::Uniform(bound) => {
+                values.extend((0..count).map(|_| bound * (2.0 * stream.uniform() - 1.0)));
+            }
+        }
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
 }
