@@ -1,6 +1,7 @@
 //! `convert`: weights in another layout — `pytorch_model.bin`, shards, timm's names — become a clean model folder in
 //! safetensors, read again before anybody is told that it is there.
 
+use crate::destination::{Destination, DestinationError};
 use candle_core::{DType, Tensor};
 use featherlight::model::{Classifier, Head, ModelError, ModelFolder, save_backbone, save_model};
 use featherlight::nn::{Parameter, Trainable, is_head};
@@ -14,24 +15,21 @@ pub enum ConvertError {
     /// A file of the model or of the output.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A model lies there already.
-    #[error("{}: holds a model; choose another --output, or replace it with --overwrite", .0.display())]
-    Taken(PathBuf),
-    /// The output is the input.
-    #[error("{}: is the model to convert; choose another --output", .0.display())]
-    Itself(PathBuf),
+    /// The output folder.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
     /// What was written is not what was read.
-    #[error("{}: tensor `{name}` was written as another than was read; the folder is not to be used", folder.display())]
+    #[error("{}: tensor `{name}` was written as another than was read; nothing was kept", output.display())]
     Differs {
         /// The output folder.
-        folder: PathBuf,
+        output: PathBuf,
         /// The tensor's name.
         name: String,
     },
 }
 
 /// What was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// Tensors in the new folder.
     pub tensors: usize,
@@ -39,6 +37,8 @@ pub struct Converted {
     pub parameters: usize,
     /// Whether the weights had a classification head; `fit` makes a fresh one.
     pub head: bool,
+    /// Names of tensors that are no part of a classifier, and stayed behind: a text model, a pooler.
+    pub left_behind: Vec<String>,
 }
 
 /// Writes the model of `folder` to `output` in `dtype`, under v4 names, and reads it back: every tensor must come out as it went
@@ -52,22 +52,13 @@ pub fn convert_folder(
     output: &Path,
     overwrite: bool,
 ) -> Result<Converted, ConvertError> {
-    if let (Ok(from), Ok(to)) = (folder.path().canonicalize(), output.canonicalize())
-        && from == to
-    {
-        return Err(ConvertError::Itself(output.to_owned()));
-    }
-    if !overwrite && output.join("config.json").exists() {
-        return Err(ConvertError::Taken(output.to_owned()));
-    }
+    let destination = Destination::open(folder, output, overwrite)?;
     let processor = folder.processor()?;
     let (classifier, head) = load(folder)?;
-    match head {
-        Head::Kept => save_model(&*classifier, folder.config(), &processor, dtype, output)?,
-        Head::Fresh => save_backbone(&*classifier, folder.config(), &processor, dtype, output)?,
-    }
+    let write = if head == Head::Kept { save_model } else { save_backbone };
+    write(&*classifier, folder.config(), &processor, dtype, destination.hidden())?;
 
-    let written = ModelFolder::open(output)?;
+    let written = ModelFolder::open(destination.hidden())?;
     written.processor()?;
     let (again, _) = load(&written)?;
     let own = |model: &'_ dyn Classifier| -> Vec<Parameter> {
@@ -78,13 +69,16 @@ pub fn convert_folder(
     for (index, read) in read.iter().enumerate() {
         let again = again.get(index).filter(|again| again.name() == read.name());
         if !again.is_some_and(|again| matches!(same(read.tensor(), again.tensor(), dtype), Ok(true))) {
-            return Err(ConvertError::Differs { folder: output.to_owned(), name: read.name().to_owned() });
+            return Err(ConvertError::Differs { output: output.to_owned(), name: read.name().to_owned() });
         }
     }
+    let left_behind = folder.left_behind()?;
+    destination.keep()?;
     Ok(Converted {
         tensors: read.len(),
         parameters: read.iter().map(|parameter| parameter.tensor().elem_count()).sum(),
         head: head == Head::Kept,
+        left_behind,
     })
 }
 

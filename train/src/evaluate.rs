@@ -8,7 +8,7 @@ use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::loader::{self, Batch, Loader, LoaderError, Unreadable};
 use crate::progress::Progress;
 use crate::sampler::in_order;
-use crate::speed::images_per_second;
+use crate::speed::{InferenceSpeed, inference_speed};
 use candle_core::{Device, Tensor};
 use featherlight::image::Normalization;
 use featherlight::model::{Classifier, ModelError, ModelFolder};
@@ -171,8 +171,8 @@ pub struct EvaluationReport {
     pub unreadable: Vec<Unreadable>,
     /// Seconds, loading and computing together.
     pub seconds: f64,
-    /// Photos a second of the model alone, where it was asked for; see [`mod@crate::speed`].
-    pub inference_images_per_second: Option<f64>,
+    /// That of the model alone, where it was asked for; see [`mod@crate::speed`].
+    pub inference_speed: Option<InferenceSpeed>,
 }
 
 /// What is evaluated, and how.
@@ -235,11 +235,11 @@ pub fn evaluate_folder(
     let evaluation =
         evaluate(&*classifier, &normalization, &loader, |photos| progress.advance(photos as u64))?;
     let seconds = start.elapsed().as_secs_f64();
-    let inference_images_per_second = match settings.speed {
-        true => images_per_second(&*classifier, &normalization, &loader)?,
+    let inference_speed = match settings.speed {
+        true => inference_speed(&*classifier, &normalization, &loader)?,
         false => None,
     };
-    Ok(EvaluationReport { evaluation, unreadable: loader.unreadable(), seconds, inference_images_per_second })
+    Ok(EvaluationReport { evaluation, unreadable: loader.unreadable(), seconds, inference_speed })
 }
 
 impl EvaluationReport {
@@ -252,8 +252,9 @@ impl EvaluationReport {
             .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
         json["unreadable"] = unreadable.collect();
         json["images_per_second"] = json!(self.evaluation.photos as f64 / self.seconds.max(f64::EPSILON));
-        if let Some(speed) = self.inference_images_per_second {
-            json["inference_images_per_second"] = json!(speed);
+        if let Some(speed) = self.inference_speed {
+            json["inference_images_per_second"] = json!(speed.images_per_second);
+            json["inference_batch_size"] = json!(speed.batch_size);
         }
         json
     }

@@ -13,6 +13,7 @@ mod card;
 pub mod compare;
 pub mod convert;
 pub mod dataset;
+pub mod destination;
 pub mod evaluate;
 pub mod fit;
 pub mod loader;

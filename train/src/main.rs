@@ -7,7 +7,7 @@ mod cli;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use featherlight::model::ModelFolder;
 use featherlight_train::bench::bench;
-use featherlight_train::compare::{CompareSettings, Outcome, compare, stop_on_signals};
+use featherlight_train::compare::{CompareSettings, Comparison, stop_on_signals};
 use featherlight_train::convert::convert_folder;
 use featherlight_train::evaluate::{EvaluateSettings, evaluate_folder};
 use featherlight_train::fit::fit;
@@ -15,6 +15,7 @@ use featherlight_train::loader;
 use featherlight_train::merge::merge_folder;
 use featherlight_train::progress::Progress;
 use featherlight_train::verify::{Verdict, verify_goldens};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -110,8 +111,9 @@ fn run_convert(arguments: &cli::Convert) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?;
     let converted =
         convert_folder(&folder, arguments.save_dtype.dtype(), &arguments.output, arguments.overwrite)?;
+    let mut out = std::io::stdout();
     writeln!(
-        std::io::stdout(),
+        out,
         "{}: {}, {} parameters in {} tensors, written and read back{}",
         arguments.output.display(),
         folder.config().architecture.name(),
@@ -119,7 +121,24 @@ fn run_convert(arguments: &cli::Convert) -> Result<ExitCode, Box<dyn Error>> {
         converted.tensors,
         if converted.head { "" } else { "; it has no classification head: fit makes one" }
     )?;
+    if !converted.left_behind.is_empty() {
+        writeln!(out, "no part of a classifier, and left behind: {}", modules(&converted.left_behind))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The modules that tensors belong to, as far as their first two names, with how many tensors each has.
+fn modules(names: &[String]) -> String {
+    let mut modules: BTreeMap<String, usize> = BTreeMap::new();
+    for name in names {
+        let module: Vec<&str> = name.split('.').take(2).collect();
+        *modules.entry(module.join(".")).or_default() += 1;
+    }
+    let words = modules.iter().map(|(module, tensors)| match tensors {
+        1 => module.clone(),
+        tensors => format!("{module} ({tensors} tensors)"),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
@@ -152,8 +171,12 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
             result.unreadable.len(),
             evaluation.photos as f64 / result.seconds,
         )?;
-        if let Some(speed) = result.inference_images_per_second {
-            writeln!(out, "the model alone: {speed:.1} images/s in batches of {}", arguments.batch_size)?;
+        if let Some(speed) = result.inference_speed {
+            writeln!(
+                out,
+                "the model alone: {:.1} images/s in batches of {}",
+                speed.images_per_second, speed.batch_size
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -168,21 +191,24 @@ fn run_compare(
         config: arguments.config,
         output: arguments.output,
         overwrite: arguments.overwrite,
-        dry_run: arguments.dry_run,
         threads,
         program: std::env::current_exe()?,
-        stop: stop_on_signals()?,
     };
+    let comparison = Comparison::plan(&settings, &cli::fit_command(arguments.device))?;
     let mut out = std::io::stdout();
-    match compare(&settings, &cli::fit_command(arguments.device), progress)? {
-        Outcome::Planned(plan) => write!(out, "{plan}")?,
-        Outcome::Done { failed, .. } => {
-            let page = settings.output.join("comparison");
-            writeln!(out, "{}.html, .md and .csv hold the comparison", page.display())?;
-            if failed > 0 {
-                return Err(format!("{failed} of the runs failed; the same command tries them again").into());
-            }
-        }
+    if arguments.dry_run {
+        write!(out, "{}", comparison.describe()?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // From here on there are children to end and figures to keep.
+    let stop = stop_on_signals()?;
+    let outcome = comparison.run(&stop, progress)?;
+    let page = settings.output.join("comparison");
+    writeln!(out, "{}.html, .md and .csv hold the comparison", page.display())?;
+    if outcome.failed > 0 {
+        return Err(
+            format!("{} of the runs failed; the same command tries them again", outcome.failed).into()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,9 +1,10 @@
 //! `merge`: a model folder and its adapter become one model folder that needs no adapter any more.
 
+use crate::destination::{Destination, DestinationError};
 use candle_core::DType;
 use featherlight::model::{ModelError, ModelFolder, save_model};
 use featherlight::ops::device::Placement;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Why merging failed.
 #[derive(Debug, thiserror::Error)]
@@ -11,12 +12,9 @@ pub enum MergeError {
     /// A file of the model, of the adapter, or of the output.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A model lies there already.
-    #[error("{}: holds a model; choose another --output, or replace it with --overwrite", .0.display())]
-    Taken(PathBuf),
-    /// The output is the input.
-    #[error("{}: is the model to merge into; choose another --output", .0.display())]
-    Itself(PathBuf),
+    /// The output folder.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
 }
 
 /// Merges the adapter of `folder` into its weights, in f32, and writes the model to `output` in `dtype`, with the labels of
@@ -30,15 +28,9 @@ pub fn merge_folder(
     output: &Path,
     overwrite: bool,
 ) -> Result<(), MergeError> {
-    if let (Ok(from), Ok(to)) = (folder.path().canonicalize(), output.canonicalize())
-        && from == to
-    {
-        return Err(MergeError::Itself(output.to_owned()));
-    }
-    if !overwrite && output.join("config.json").exists() {
-        return Err(MergeError::Taken(output.to_owned()));
-    }
+    let destination = Destination::open(folder, output, overwrite)?;
     let processor = folder.processor()?;
     let classifier = folder.load_merged(&Placement::CPU)?;
-    Ok(save_model(&*classifier, folder.config(), &processor, dtype, output)?)
+    save_model(&*classifier, folder.config(), &processor, dtype, destination.hidden())?;
+    Ok(destination.keep()?)
 }

@@ -16,16 +16,25 @@ const LONG_ENOUGH: Duration = Duration::from_secs(2);
 /// Passes of which the middle one is taken, at least and at most.
 const PASSES: std::ops::RangeInclusive<usize> = 3..=200;
 
-/// Photos a second at the median pass over the first batch of `loader`, after one that is not counted; `None` where no photo
+/// How fast a model is by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InferenceSpeed {
+    /// Photos a second, at the median pass.
+    pub images_per_second: f64,
+    /// Photos of a pass: fewer than were asked for where there are no more.
+    pub batch_size: usize,
+}
+
+/// The speed of passes over the first batch of `loader`, after one that is not counted; `None` where no photo
 /// of it can be read.
 ///
 /// # Errors
 /// If loading or the model fails.
-pub(crate) fn images_per_second(
+pub(crate) fn inference_speed(
     model: &dyn Classifier,
     normalization: &Normalization,
     loader: &Loader,
-) -> Result<Option<f64>, PassError> {
+) -> Result<Option<InferenceSpeed>, PassError> {
     // The iterator, and its threads with it, ends here.
     let Some(batch) = loader.epoch(0, in_order(loader.photos()))?.next().transpose()? else {
         return Ok(None);
@@ -49,5 +58,6 @@ pub(crate) fn images_per_second(
     }
     seconds.sort_unstable_by(f64::total_cmp);
     let median = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
-    Ok(Some(batch.len() as f64 / median.max(f64::EPSILON)))
+    let images_per_second = batch.len() as f64 / median.max(f64::EPSILON);
+    Ok(Some(InferenceSpeed { images_per_second, batch_size: batch.len() }))
 }

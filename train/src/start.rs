@@ -5,7 +5,7 @@
 
 use crate::settings::{FitSettings, Method, StartingWeights};
 use featherlight::image::Processor;
-use featherlight::model::{Classifier, Config, Head, ModelError, ModelFolder, attach_new, build};
+use featherlight::model::{Classifier, Config, Head, Inspection, ModelError, ModelFolder, attach_new, build};
 use featherlight::nn::RandomSource;
 use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
@@ -45,6 +45,24 @@ pub enum StartError {
 }
 
 impl StartingModel {
+    /// Finds out what [`StartingModel::build`] would refuse, without reading weights or taking memory for them.
+    ///
+    /// # Errors
+    /// Those of [`StartingModel::build`].
+    pub fn check(folder: &ModelFolder, labels: &[String], settings: &FitSettings) -> Result<(), StartError> {
+        let config = config_for(folder, labels, settings)?;
+        if settings.starting_weights == StartingWeights::Random {
+            folder.processor_or_plain()?;
+        } else {
+            folder.processor()?;
+            folder.check_for(&config)?;
+        }
+        if let Method::Lora(adapter) = settings.method.for_architecture(&config.architecture) {
+            Inspection::of(&config)?.adapt(adapter.rank, &adapter.targets)?;
+        }
+        Ok(())
+    }
+
     /// Reads or makes the model of `folder` for `labels`, at `placement`.
     ///
     /// # Errors
@@ -55,13 +73,9 @@ impl StartingModel {
         settings: &FitSettings,
         placement: &Placement,
     ) -> Result<Self, StartError> {
-        refuse_dropout(folder)?;
-        let config = folder.config().with_labels(labels).with_single_label();
+        let config = config_for(folder, labels, settings)?;
         let randomness = settings.trainer.randomness;
         if settings.starting_weights == StartingWeights::Random {
-            if settings.method != Method::Full {
-                return Err(StartError::RandomNotFull(settings.method.to_string()));
-            }
             return Self::random(folder, config, &settings.method, randomness, placement);
         }
         let trainable = settings.method.trainable();
@@ -87,6 +101,14 @@ impl StartingModel {
     ) -> Result<Self, StartError> {
         refuse_dropout(folder)?;
         let processor = folder.processor_or_plain()?;
+        if !folder.has_processor() {
+            let (height, width) = config.architecture.image_size();
+            tracing::info!(
+                height,
+                width,
+                "no preprocessor_config.json: photos are resized and scaled to -1 … 1"
+            );
+        }
         let classifier = build(&config, &RandomSource(randomness), method.trainable(), placement);
         let mut classifier = classifier
             .map_err(|source| ModelError::Parameter { file: folder.path().join("config.json"), source })?;
@@ -95,6 +117,15 @@ impl StartingModel {
         }
         Ok(Self { classifier, config, processor, head: Head::Fresh })
     }
+}
+
+/// The config of `folder` with the labels of the data, if the settings can be applied to it.
+fn config_for(folder: &ModelFolder, labels: &[String], settings: &FitSettings) -> Result<Config, StartError> {
+    refuse_dropout(folder)?;
+    if settings.starting_weights == StartingWeights::Random && settings.method != Method::Full {
+        return Err(StartError::RandomNotFull(settings.method.to_string()));
+    }
+    Ok(folder.config().with_labels(labels).with_single_label())
 }
 
 /// Dropout inside attention or after it is not built; a config that asks for it would be trained differently from what it

@@ -256,11 +256,27 @@ fn a_signal_ends_the_training_too_and_what_was_finished_is_kept() {
 #[test]
 fn what_cannot_work_is_refused_before_anything_runs() {
     let bench = Bench::new(TWO);
+    for folder in ["misshapen", "wet"] {
+        std::fs::create_dir(bench.path(folder)).expect("a folder");
+    }
+    let config = std::fs::read_to_string(bench.path("bare/config.json")).expect("a config");
+    let wet = config.replacen('{', "{\"hidden_dropout_prob\": 0.1, ", 1);
+    std::fs::write(bench.path("wet/config.json"), wet).expect("written");
+    std::fs::write(bench.path("misshapen/config.json"), config).expect("written");
+    for file in ["preprocessor_config.json", "model.safetensors"] {
+        let golden = tests(&format!("goldens/beit-tiny/{file}"));
+        std::fs::copy(golden, bench.path("misshapen").join(file)).expect("copied");
+    }
     for (more, said) in [
         ("epocs = 3", &["c.toml", "variant `scratch`", "`epocs`", "accumulation_steps"][..]),
         ("epochs = 0", &["variant `scratch`", "--epochs"]),
         ("[[variant]]\nname = 'gone'\nmodel = 'nowhere'", &["variant `gone`", "nowhere"]),
         ("[[variant]]\nname = 'empty'\nmodel = 'bare'", &["variant `empty`", "preprocessor_config.json"]),
+        ("[[variant]]\nname = 'odd'\nmodel = 'misshapen'", &["variant `odd`", "shape", "asks for"]),
+        (
+            "[[variant]]\nname = 'wet'\nmodel = 'wet'\ninit = 'random'\nmethod = 'full'",
+            &["variant `wet`", "hidden_dropout_prob"],
+        ),
         (
             "[[variant]]\nname = 'x'\nmodel = 'MODEL'\nlora_target = ['qery']",
             &["variant `x`", "qery", "query"],

@@ -9,6 +9,7 @@ use featherlight::nn::Trainable;
 use featherlight::ops::device::{DeviceInfo, Placement, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Variation};
+use featherlight_train::destination::DestinationError;
 use featherlight_train::fit::{FitError, fit};
 use featherlight_train::merge::{MergeError, merge_folder};
 use featherlight_train::progress::Progress;
@@ -202,7 +203,7 @@ fn an_adapter_on_its_base_a_merged_run_and_merge_give_the_same_logits_and_labels
     }
     assert_eq!(merged.config().labels[3], "3");
     let error = merge_folder(&adapted, DType::F32, again.path(), false).expect_err("a model is there");
-    assert!(matches!(error, MergeError::Taken(_)), "{error}");
+    assert!(matches!(error, MergeError::Destination(DestinationError::Taken(_))), "{error}");
 }
 
 #[test]

@@ -178,14 +178,44 @@ fn a_backbone_without_a_head_is_converted_as_one() {
     let whole = tests("goldens/vit-tiny/model.safetensors");
     let mut tensors = candle_core::safetensors::load(whole, &candle_core::Device::Cpu).expect("weights");
     tensors.retain(|name, _| !name.starts_with("classifier."));
+    let classifier_s = tensors.len();
+    let pooler = candle_core::Tensor::new(&[1f32, 1e5], &candle_core::Device::Cpu).expect("a tensor");
+    tensors.insert("vit.pooler.dense.bias".to_owned(), pooler);
     candle_core::safetensors::save(&tensors, backbone.join("model.safetensors")).expect("saved");
 
     let converted =
         train(&["convert", "--save-dtype", "bf16"], &[("--model", &backbone), ("--output", &output)]);
     assert_eq!(converted.status.code(), Some(0), "{}", text(&converted.stderr));
-    assert!(text(&converted.stdout).contains("no classification head"), "{}", text(&converted.stdout));
+    let said = text(&converted.stdout);
+    assert!(said.contains("no classification head"), "{said}");
+    assert!(said.contains("left behind: vit.pooler\n"), "{said}");
     let written = candle_core::safetensors::load(output.join("model.safetensors"), &candle_core::Device::Cpu);
     let written = written.expect("weights");
-    assert_eq!(written.len(), tensors.len(), "no head is made up");
+    assert_eq!(written.len(), classifier_s, "no head is made up");
+    assert_eq!(std::fs::read_dir(&output).expect("a folder").count(), 3, "nothing hidden is left");
     assert!(written.values().all(|tensor| tensor.dtype() == candle_core::DType::BF16));
+}
+
+#[test]
+fn a_conversion_to_a_type_that_cannot_hold_a_weight_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, output) = (folder.path().join("model"), folder.path().join("new/converted"));
+    std::fs::create_dir(&model).expect("a folder");
+    for file in ["config.json", "preprocessor_config.json"] {
+        std::fs::copy(tests("goldens/vit-tiny").join(file), model.join(file)).expect("copied");
+    }
+    let weights = tests("goldens/vit-tiny/model.safetensors");
+    let mut tensors = candle_core::safetensors::load(weights, &candle_core::Device::Cpu).expect("weights");
+    let name = "vit.layernorm.weight";
+    let large = (tensors[name].ones_like().expect("ones") * 1e5).expect("a tensor");
+    tensors.insert(name.to_owned(), large);
+    candle_core::safetensors::save(&tensors, model.join("model.safetensors")).expect("saved");
+
+    let words: [(&str, &Path); 2] = [("--model", &model), ("--output", &output)];
+    let refused = train(&["convert", "--save-dtype", "f16"], &words);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains(name) && said.contains("1e5") && said.contains("bf16"), "{said}");
+    assert!(!output.exists());
+    assert_eq!(train(&["convert", "--save-dtype", "bf16"], &words).status.code(), Some(0));
 }

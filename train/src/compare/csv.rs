@@ -119,6 +119,6 @@ mod tests {
         assert_eq!((cell(1, "training_seconds"), cell(1, "trainable_percent")), ("100".into(), "20".into()));
         assert_eq!((cell(2, "top1"), cell(2, "state")), (String::new(), "failed".into()));
         assert_eq!(cell(2, "error"), "error: out of <memory> | really");
-        assert_eq!((cell(0, "tables"), cell(0, "setting_epochs")), ("Sizes".into(), "2".into()));
+        assert_eq!((cell(0, "tables"), cell(0, "setting_epochs")), ("All variants".into(), "2".into()));
     }
 }

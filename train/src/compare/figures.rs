@@ -2,7 +2,8 @@
 
 use super::jobs::Job;
 use super::plan::{Plan, Variant};
-use super::result::RunResult;
+use super::result::{MeasuredOn, RunResult};
+use indicatif::HumanCount;
 use serde_json::{Value, json};
 
 /// What became of a job so far.
@@ -111,24 +112,12 @@ impl Column {
     pub fn show(self, value: f64) -> String {
         match self {
             Self::Top1 | Self::Top5 => format!("{:.2} %", 100.0 * value),
-            Self::Trainable => thousands(value),
+            Self::Trainable => HumanCount(value as u64).to_string(),
             Self::PeakMemory | Self::DeviceMemory => bytes(value),
             Self::TrainingTime => duration(value),
             Self::TrainingSpeed | Self::InferenceSpeed => three_digits(value),
         }
     }
-}
-
-fn thousands(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn three_digits(value: f64) -> String {
@@ -306,13 +295,21 @@ impl Report {
         let mut found: Vec<(String, Vec<&str>)> = Vec::new();
         for row in &self.rows {
             for result in &row.results {
-                let RunResult { device, dtype, threads, photos, measured_on, version, evaluation, .. } =
-                    result;
+                let RunResult { device, dtype, threads, photos, measured_on, version, .. } = result;
+                // `fit` draws the photos that it holds back by its seed.
+                let drawn = !result.training["settings"]["val_split"].is_null();
+                let photos = match (measured_on, drawn) {
+                    (MeasuredOn::Validation, true) => format!(
+                        "{photos} photos held back from the training, which are others with another seed"
+                    ),
+                    _ => format!("{photos} {} photos", measured_on.name()),
+                };
+                let batches = result
+                    .inference_batch_size
+                    .map_or_else(String::new, |size| format!("; inference is timed in batches of {size}"));
                 let words = format!(
                     "Trained and timed on {device} in {dtype} with {threads} threads, featherlight-train {version}. Accuracy is that \
-                     on {photos} {} photos; inference is timed in batches of {}.",
-                    measured_on.name(),
-                    evaluation["batch_size"],
+                     on {photos}{batches}."
                 );
                 match found.iter_mut().find(|(known, _)| *known == words) {
                     Some((_, names)) if names.last() == Some(&row.name.as_str()) => {}

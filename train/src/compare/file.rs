@@ -2,6 +2,7 @@
 //! right there.
 
 use super::flags::{FitCommand, Takes, text};
+use super::run::LOCK;
 use std::fmt;
 use std::path::PathBuf;
 use toml::{Table, Value};
@@ -220,8 +221,8 @@ pub(super) fn check_name(place: &str, name: &str) -> Result<(), Problem> {
         "it names a folder: letters, digits, spaces and - _ . + = , @ are allowed"
     } else if name.starts_with('.') || name.trim() != name {
         "it may neither start with a point nor start or end with a space"
-    } else if lower.starts_with("comparison.") {
-        "files of the comparison itself begin with `comparison.`"
+    } else if lower.starts_with("comparison.") || lower == LOCK {
+        "a file of the comparison itself is called so"
     } else {
         return Ok(());
     };

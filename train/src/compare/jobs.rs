@@ -5,8 +5,9 @@ use super::fingerprint;
 use super::flags::FitCommand;
 use super::plan::{Plan, Variant};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
-use crate::settings::{FitSettings, Method, StartingWeights, Validation};
-use featherlight::model::{Inspection, ModelError, ModelFolder};
+use crate::settings::{FitSettings, Validation};
+use crate::start::{StartError, StartingModel};
+use featherlight::model::{ModelError, ModelFolder};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -49,7 +50,7 @@ pub enum JobError {
         /// Its name.
         variant: String,
         /// What is wrong with it.
-        source: ModelError,
+        source: StartError,
     },
     /// A model folder with a config and nothing else.
     #[error("variant `{variant}`: {}: no weights (.safetensors or .bin); init = \"random\" needs none", folder.display())]
@@ -86,20 +87,20 @@ pub fn jobs(plan: &Plan, output: &Path, fit: &FitCommand) -> Result<Vec<Job>, Jo
     let mut models: HashMap<PathBuf, String> = HashMap::new();
     let mut photos: Option<Photos> = None;
     for job in &mut jobs {
-        let variant = &plan.variants[job.variant];
-        check_model(&job.settings)
-            .map_err(|source| JobError::Model { variant: variant.name.clone(), source })?;
-        if job.settings.starting_weights == StartingWeights::Pretrained && !has_weights(&job.settings.model)?
-        {
-            return Err(JobError::NoWeights {
-                variant: variant.name.clone(),
-                folder: job.settings.model.clone(),
-            });
-        }
+        let variant = || plan.variants[job.variant].name.clone();
         let photos = match &mut photos {
             Some(photos) => photos,
             none => none.insert(Photos::open(plan, &job.settings)?),
         };
+        let checked = ModelFolder::open(&job.settings.model)
+            .map_err(StartError::from)
+            .and_then(|folder| StartingModel::check(&folder, &photos.labels, &job.settings));
+        checked.map_err(|source| match source {
+            StartError::Model(ModelError::NoWeights { folder }) => {
+                JobError::NoWeights { variant: variant(), folder }
+            }
+            source => JobError::Model { variant: variant(), source },
+        })?;
         let model = match models.get(&job.settings.model) {
             Some(model) => model.clone(),
             None => fingerprint::model(&job.settings.model)?,
@@ -194,28 +195,9 @@ fn recorded(plan: &Plan, variant: &Variant, settings: &FitSettings) -> Value {
     json
 }
 
-/// Everything about a model that can be refused without reading its weights.
-fn check_model(settings: &FitSettings) -> Result<(), ModelError> {
-    let folder = ModelFolder::open(&settings.model)?;
-    match settings.starting_weights {
-        StartingWeights::Pretrained => folder.processor().map(drop)?,
-        StartingWeights::Random => {}
-    }
-    if let Method::Lora(adapter) = settings.method.for_architecture(&folder.config().architecture) {
-        Inspection::of(folder.config())?.adapt(adapter.rank, &adapter.targets)?;
-    }
-    Ok(())
-}
-
-fn has_weights(folder: &Path) -> io::Result<bool> {
-    let weights = |path: &Path| {
-        path.extension().is_some_and(|extension| extension == "safetensors" || extension == "bin")
-    };
-    Ok(std::fs::read_dir(folder)?.flatten().any(|entry| weights(&entry.path())))
-}
-
 /// The fingerprints of the photos, which are the same for every variant.
 struct Photos {
+    labels: Vec<String>,
     training: String,
     validation: Option<String>,
     test: Option<String>,
@@ -234,6 +216,7 @@ impl Photos {
             Validation::Split(_) => None,
         };
         let test = plan.test.as_ref().map(|test| other(&plan.root.join(test))).transpose()?;
-        Ok(Self { training: fingerprint::photos(&training)?, validation, test })
+        let photos = fingerprint::photos(&training)?;
+        Ok(Self { labels: training.labels, training: photos, validation, test })
     }
 }

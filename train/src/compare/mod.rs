@@ -31,7 +31,7 @@ use resume::{State, state};
 use run::{Lock, RunError, Runner};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -44,28 +44,28 @@ pub struct CompareSettings {
     pub output: PathBuf,
     /// Whether finished runs of something else are replaced.
     pub overwrite: bool,
-    /// Whether to tell what would be done, and do nothing.
-    pub dry_run: bool,
     /// Threads that compute, in every process.
     pub threads: Option<NonZeroUsize>,
     /// The program whose commands are run: this one.
     pub program: PathBuf,
-    /// Raised to end early.
-    pub stop: Arc<AtomicBool>,
 }
 
 /// What a comparison came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// What would be done, for a person.
-    Planned(String),
-    /// Everything was tried.
-    Done {
-        /// Runs that have their figures, earlier ones among them.
-        finished: usize,
-        /// Runs that failed.
-        failed: usize,
-    },
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Runs that have their figures, earlier ones among them.
+    pub finished: usize,
+    /// Runs that failed.
+    pub failed: usize,
+}
+
+/// A comparison that was read and checked, and has written nothing yet.
+pub struct Comparison<'a> {
+    settings: &'a CompareSettings,
+    plan: Plan,
+    /// Absolute: children are given it.
+    output: PathBuf,
+    jobs: Vec<Job>,
 }
 
 /// Why a comparison ended early.
@@ -120,141 +120,146 @@ pub fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Runs what is not done yet of the comparison that `settings.config` describes. A run that fails does not keep the others from
-/// being tried; the pages are written anew after each.
-///
-/// # Errors
-/// If the file, a model or the photos cannot be used (before anything runs), finished runs would be lost, a file cannot be
-/// written, or a signal came.
-pub fn compare(
-    settings: &CompareSettings,
-    fit: &FitCommand,
-    progress: &mut Progress,
-) -> Result<Outcome, CompareError> {
-    let plan = Plan::read(&settings.config, fit)?;
-    let output = std::path::absolute(&settings.output)
-        .map_err(|source| RunError::Io { file: settings.output.clone(), source })?;
-    let jobs = jobs(&plan, &output, fit)
-        .map_err(|source| CompareError::Job { file: settings.config.clone(), source })?;
-    let look = || jobs.iter().map(state).collect::<Result<Vec<_>, _>>();
-    if settings.dry_run {
-        return Ok(Outcome::Planned(planned(&plan, &jobs, &look()?)));
+impl<'a> Comparison<'a> {
+    /// Reads the file that `settings` names, and checks whatever can be checked without training.
+    ///
+    /// # Errors
+    /// If the file, a model or the photos cannot be used.
+    pub fn plan(settings: &'a CompareSettings, fit: &FitCommand) -> Result<Self, CompareError> {
+        let plan = Plan::read(&settings.config, fit)?;
+        let output = std::path::absolute(&settings.output)
+            .map_err(|source| RunError::Io { file: settings.output.clone(), source })?;
+        let jobs = jobs(&plan, &output, fit)
+            .map_err(|source| CompareError::Job { file: settings.config.clone(), source })?;
+        Ok(Self { settings, plan, output, jobs })
     }
-    create_folder(&output)?;
-    let mut runner = Runner {
-        program: &settings.program,
-        threads: settings.threads,
-        stop: &settings.stop,
-        lock: Lock::take(&output)?,
-    };
-    // Not before the folder is ours: another comparison might have finished something in between.
-    let states = look()?;
-    refuse_loss(settings, &jobs, &states)?;
-    let mut outcomes: Vec<JobOutcome> = states
-        .iter()
-        .map(|state| match state {
-            State::Finished(result) => JobOutcome::Finished(result.clone()),
-            _ => JobOutcome::Waiting,
+
+    /// What [`Comparison::run`] would do: every run with its command line, and the tables.
+    ///
+    /// # Errors
+    /// If a file of an earlier run cannot be read.
+    pub fn describe(&self) -> Result<String, CompareError> {
+        let mut text = String::new();
+        // `write!` to a String cannot fail.
+        for (job, state) in self.jobs.iter().zip(self.states()?) {
+            let what = match state {
+                State::Finished(_) => "finished, will be kept".to_owned(),
+                State::Trained => "trained, will be measured".to_owned(),
+                State::Untrained => "will be trained and measured".to_owned(),
+                State::Changed(differences) => {
+                    format!("finished with other settings, needs --overwrite: {}", differences.join(", "))
+                }
+                State::Foreign => "a run that no comparison made, needs --overwrite".to_owned(),
+            };
+            let words: Vec<String> = job.words.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+            let _ = writeln!(text, "{}: {what}\n  fit {}", job.name, words.join(" "));
+        }
+        for table in &self.plan.tables {
+            let names: Vec<&str> =
+                table.variants.iter().map(|at| self.plan.variants[*at].name.as_str()).collect();
+            let _ = writeln!(text, "table `{}`: {}", table.title, names.join(", "));
+        }
+        Ok(text)
+    }
+
+    /// Runs what is not done yet, until `stop` is raised. A run that fails does not keep the others from being tried; the
+    /// pages are written anew after each.
+    ///
+    /// # Errors
+    /// If finished runs would be lost, a file cannot be written, or `stop` was raised.
+    pub fn run(&self, stop: &AtomicBool, progress: &mut Progress) -> Result<Outcome, CompareError> {
+        let Self { settings, plan, output, jobs } = self;
+        create_folder(output)?;
+        let mut runner =
+            Runner { program: &settings.program, threads: settings.threads, stop, lock: Lock::take(output)? };
+        // Not before the folder is ours: another comparison might have finished something in between.
+        let states = self.states()?;
+        self.refuse_loss(&states)?;
+        let mut outcomes: Vec<JobOutcome> = states
+            .iter()
+            .map(|state| match state {
+                State::Finished(result) => JobOutcome::Finished(result.clone()),
+                _ => JobOutcome::Waiting,
+            })
+            .collect();
+        self.write_pages(&outcomes)?;
+        for (at, (job, state)) in jobs.iter().zip(&states).enumerate() {
+            let place = format!("[{}/{}] {}", at + 1, jobs.len(), job.name);
+            let trained = match state {
+                State::Finished(_) => {
+                    progress.say(&format!("{place}: finished before, kept"));
+                    continue;
+                }
+                State::Trained => Ok(()),
+                State::Untrained | State::Changed(_) | State::Foreign => {
+                    progress.say(&format!("{place}: training; {}", job.folder.join("log.txt").display()));
+                    runner.train(job, progress)
+                }
+            };
+            let measured = trained.and_then(|()| {
+                progress.say(&format!("{place}: measuring"));
+                runner.measure(job, plan, progress)
+            });
+            outcomes[at] = match measured {
+                Ok(result) => {
+                    let show = |column: Column| {
+                        column.of(&result).map_or("–".to_owned(), |value| column.show(value))
+                    };
+                    progress.say(&format!(
+                        "{place}: top-1 {}, trained in {}",
+                        show(Column::Top1),
+                        show(Column::TrainingTime)
+                    ));
+                    JobOutcome::Finished(Box::new(result))
+                }
+                Err(RunError::Interrupted) => return Err(RunError::Interrupted.into()),
+                Err(error) => {
+                    progress.say(&format!("{place}: failed: {error}"));
+                    JobOutcome::Failed(error.to_string())
+                }
+            };
+            self.write_pages(&outcomes)?;
+        }
+        let count =
+            |wanted: fn(&JobOutcome) -> bool| outcomes.iter().filter(|outcome| wanted(outcome)).count();
+        Ok(Outcome {
+            finished: count(|outcome| matches!(outcome, JobOutcome::Finished(_))),
+            failed: count(|outcome| matches!(outcome, JobOutcome::Failed(_))),
         })
-        .collect();
-    write_pages(&plan, &jobs, &outcomes, &output)?;
-    for (at, (job, state)) in jobs.iter().zip(&states).enumerate() {
-        let place = format!("[{}/{}] {}", at + 1, jobs.len(), job.name);
-        let trained = match state {
-            State::Finished(_) => {
-                progress.say(&format!("{place}: finished before, kept"));
-                continue;
-            }
-            State::Trained => Ok(()),
-            State::Untrained | State::Changed(_) | State::Foreign => {
-                progress.say(&format!("{place}: training; {}", job.folder.join("log.txt").display()));
-                runner.train(job, progress)
-            }
-        };
-        let measured = trained.and_then(|()| {
-            progress.say(&format!("{place}: measuring"));
-            runner.measure(job, &plan, progress)
+    }
+
+    fn states(&self) -> Result<Vec<State>, ResultError> {
+        self.jobs.iter().map(state).collect()
+    }
+
+    /// Refuses to replace what was finished, unless asked to.
+    fn refuse_loss(&self, states: &[State]) -> Result<(), CompareError> {
+        let lost = self.jobs.iter().zip(states).filter_map(|(job, state)| match state {
+            State::Changed(differences) => Some(format!("{} ({})", job.name, differences.join(", "))),
+            State::Foreign => Some(format!("{} (not made by a comparison)", job.name)),
+            _ => None,
         });
-        outcomes[at] = match measured {
-            Ok(result) => {
-                let show =
-                    |column: Column| column.of(&result).map_or("–".to_owned(), |value| column.show(value));
-                progress.say(&format!(
-                    "{place}: top-1 {}, trained in {}",
-                    show(Column::Top1),
-                    show(Column::TrainingTime)
-                ));
-                JobOutcome::Finished(Box::new(result))
-            }
-            Err(RunError::Interrupted) => return Err(RunError::Interrupted.into()),
-            Err(error) => {
-                progress.say(&format!("{place}: failed: {error}"));
-                JobOutcome::Failed(error.to_string())
-            }
-        };
-        write_pages(&plan, &jobs, &outcomes, &output)?;
+        let runs: Vec<String> = lost.collect();
+        if runs.is_empty() || self.settings.overwrite {
+            return Ok(());
+        }
+        Err(CompareError::Taken { output: self.settings.output.clone(), runs })
     }
-    let count = |wanted: fn(&JobOutcome) -> bool| outcomes.iter().filter(|outcome| wanted(outcome)).count();
-    Ok(Outcome::Done {
-        finished: count(|outcome| matches!(outcome, JobOutcome::Finished(_))),
-        failed: count(|outcome| matches!(outcome, JobOutcome::Failed(_))),
-    })
+
+    fn write_pages(&self, outcomes: &[JobOutcome]) -> Result<(), CompareError> {
+        let report = Report::new(&self.plan, &self.jobs, outcomes);
+        save_text(&markdown::markdown(&report), &self.output.join("comparison.md"))?;
+        save_text(&csv::csv(&report)?, &self.output.join("comparison.csv"))?;
+        Ok(save_text(&html::html(&report), &self.output.join("comparison.html"))?)
+    }
 }
 
-/// Refuses to replace what was finished, unless asked to.
-fn refuse_loss(settings: &CompareSettings, jobs: &[Job], states: &[State]) -> Result<(), CompareError> {
-    let lost = jobs.iter().zip(states).filter_map(|(job, state)| match state {
-        State::Changed(differences) => Some(format!("{} ({})", job.name, differences.join(", "))),
-        State::Foreign => Some(format!("{} (not made by a comparison)", job.name)),
-        _ => None,
-    });
-    let runs: Vec<String> = lost.collect();
-    if runs.is_empty() || settings.overwrite {
-        return Ok(());
-    }
-    Err(CompareError::Taken { output: settings.output.clone(), runs })
-}
-
-fn write_pages(
-    plan: &Plan,
-    jobs: &[Job],
-    outcomes: &[JobOutcome],
-    output: &Path,
-) -> Result<(), CompareError> {
-    let report = Report::new(plan, jobs, outcomes);
-    save_text(&markdown::markdown(&report), &output.join("comparison.md"))?;
-    save_text(&csv::csv(&report)?, &output.join("comparison.csv"))?;
-    Ok(save_text(&html::html(&report), &output.join("comparison.html"))?)
-}
-
-/// The plan in words: every run with its command line, and the tables.
-fn planned(plan: &Plan, jobs: &[Job], states: &[State]) -> String {
-    let mut text = String::new();
-    // `write!` to a String cannot fail.
-    for (job, state) in jobs.iter().zip(states) {
-        let what = match state {
-            State::Finished(_) => "finished, will be kept".to_owned(),
-            State::Trained => "trained, will be measured".to_owned(),
-            State::Untrained => "will be trained and measured".to_owned(),
-            State::Changed(differences) => {
-                format!("finished with other settings, needs --overwrite: {}", differences.join(", "))
-            }
-            State::Foreign => "a run that no comparison made, needs --overwrite".to_owned(),
-        };
-        let words: Vec<String> = job.words.iter().map(|word| quoted(&word.to_string_lossy())).collect();
-        let _ = writeln!(text, "{}: {what}\n  fit {}", job.name, words.join(" "));
-    }
-    for table in &plan.tables {
-        let names: Vec<&str> = table.variants.iter().map(|at| plan.variants[*at].name.as_str()).collect();
-        let _ = writeln!(text, "table `{}`: {}", table.title, names.join(", "));
-    }
-    text
-}
-
-/// A word as a shell takes it.
+/// A word as a shell takes it; of `--flag=value` only the value can need quotes.
 fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_alphanumeric() || "-_=./,+:@".contains(letter);
-    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    match word.split_once('=') {
+        Some((flag, value)) if flag.starts_with("--") => format!("{flag}={}", shell_words::quote(value)),
+        _ => shell_words::quote(word).into_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl Plan {
             ));
         }
         let title = top.text("title")?.unwrap_or_else(|| "Comparison".to_owned());
-        let tables = tables(&top, &title, &variants, &groups)?;
+        let tables = tables(&top, &variants, &groups)?;
         Ok(Self {
             root,
             title,
@@ -285,7 +285,6 @@ fn part(key: &str, value: &Value) -> String {
 /// The tables that are asked for; one of everything where none is, and one of what stands in no other.
 fn tables(
     top: &Section,
-    title: &str,
     variants: &[Variant],
     groups: &HashMap<String, Vec<usize>>,
 ) -> Result<Vec<TablePlan>, Problem> {
@@ -315,7 +314,7 @@ fn tables(
     let shown = |at: &usize| tables.iter().any(|table| table.variants.contains(at));
     let rest: Vec<usize> = (0..variants.len()).filter(|at| !shown(at)).collect();
     if !rest.is_empty() {
-        let title = if tables.is_empty() { title } else { "Other variants" };
+        let title = if tables.is_empty() { "All variants" } else { "Other variants" };
         tables.push(TablePlan { title: title.to_owned(), variants: rest });
     }
     Ok(tables)

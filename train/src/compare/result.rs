@@ -66,6 +66,8 @@ pub struct RunResult {
     pub training_images_per_second: Option<f64>,
     /// Of the merged model alone: median forward pass over photos that lie decoded in memory.
     pub inference_images_per_second: Option<f64>,
+    /// Photos of such a pass.
+    pub inference_batch_size: Option<u64>,
 }
 
 /// A run whose files do not hold what they should.
@@ -179,6 +181,7 @@ impl RunResult {
             training_seconds: run.number("/seconds")?,
             training_images_per_second: median_speed(&job.folder.join("metrics.jsonl"))?,
             inference_images_per_second: measured.number("/inference_images_per_second").ok(),
+            inference_batch_size: measured.count("/inference_batch_size").ok(),
         })
     }
 

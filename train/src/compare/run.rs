@@ -18,6 +18,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// The file in a comparison's folder by which it is held.
+pub const LOCK: &str = "compare.lock";
+
 /// How often a process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -53,12 +56,12 @@ pub enum RunError {
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes `output/compare.lock`.
+    /// Takes [`LOCK`] in `output`.
     ///
     /// # Errors
     /// If another comparison has it, or a process that one started.
     pub fn take(output: &Path) -> Result<Self, RunError> {
-        let path = output.join("compare.lock");
+        let path = output.join(LOCK);
         let io = |source| RunError::Io { file: path.clone(), source };
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let mut file = file.map_err(io)?;

@@ -77,6 +77,7 @@ pub fn a_result(top1: f64) -> RunResult {
         training_seconds: 10.0,
         training_images_per_second: Some(20.0),
         inference_images_per_second: Some(40.0),
+        inference_batch_size: Some(8),
     }
 }
 
@@ -191,7 +192,8 @@ fn a_mistake_is_told_with_its_place_its_key_and_what_is_allowed() {
         ("[[variant]]\nname = 'A'\nmodel = 'm'", &["variant `A`", "`a` is there already"]),
         ("[[variant]]\nname = 'b/c'\nmodel = 'm'", &["`b/c` cannot be used"]),
         ("[[variant]]\nname = '..'\nmodel = 'm'", &["a point"]),
-        ("[[variant]]\nname = 'comparison.csv'\nmodel = 'm'", &["`comparison.`"]),
+        ("[[variant]]\nname = 'comparison.csv'\nmodel = 'm'", &["a file of the comparison itself"]),
+        ("[[variant]]\nname = 'compare.lock'\nmodel = 'm'", &["a file of the comparison itself"]),
         ("[[variant]]\nname = 'b'", &["variant `b`", "`model` is missing"]),
         ("[[variant]]\nmodel = 'm'", &["[[variant]] number 2", "`name` is missing"]),
         ("[[grid]]\nname = 'g'\nmodel = 'm'", &["grid `g`", "a single combination is a [[variant]]"]),
