@@ -127,7 +127,8 @@ class Peer:
         module.generate_relative_position_index = lambda size: index if size == window else made(size)
 
     def photos(self, batch, dtype):
-        size = self.config.image_size
+        # CLIP has the sizes of its image tower in a config of their own.
+        size = getattr(self.config, "vision_config", self.config).image_size
         return self.torch.randn(batch, 3, size, size, device=self.device).to(dtype)
 
     def load(self, config, dtype):
