@@ -9,7 +9,8 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-/// A vector shorter than this is divided by it: PyTorch's `normalize`.
+/// A vector shorter than this is divided by it: PyTorch's `normalize`. Its gradient is 0 here, where PyTorch's is the output's
+/// times 10¹², which 16 bits do not hold: such vectors are the keys of padding, which nothing trained has made.
 const SHORTEST: f32 = 1e-12;
 
 /// Tokens one task works on, and whose gradient of the scale is one partial sum: fixed, so that the sum does not depend on
@@ -86,7 +87,7 @@ fn backward_elsewhere(
     let across = |grad: &Tensor, unit: &Tensor, length: &Tensor| {
         let along = (grad * unit)?.sum_keepdim(D::Minus1)?;
         let moved = length.gt(f64::from(SHORTEST))?.to_dtype(DType::F32)?;
-        (grad - unit.broadcast_mul(&(along * moved)?)?)?.broadcast_div(length)
+        (grad - unit.broadcast_mul(&along)?)?.broadcast_div(length)?.broadcast_mul(&moved)
     };
     let grad_scale = scale.track_op().then(|| {
         let products = (&grad_query * query)?.sum(D::Minus1)?; // [batch, tokens, heads]
@@ -101,7 +102,7 @@ fn backward_elsewhere(
 
 struct UnitHeads;
 
-/// The factor that gives `vector` the length 1, and whether it depends on the vector.
+/// The factor that gives `vector` the length 1, and whether it has a direction at all.
 #[inline(always)]
 fn inverse_length(vector: &[f32]) -> (f32, bool) {
     let length = sum(vector, |value| value * value).sqrt();
@@ -144,14 +145,18 @@ fn backward(
             out.copy_from_slice(grad);
             continue;
         }
-        let (inverse, moves) = inverse_length(vector);
+        let (inverse, has_direction) = inverse_length(vector);
         // The part of a gradient along the vector changes its length alone, which is divided away.
         let along = sum_pairs(vector, grad, |value, grad| value * grad) * inverse;
         let factor = if part == 0 { scale[head] * inverse } else { inverse };
         if part == 0 {
             scale_gradient[head] += along;
         }
-        let back = if moves { along * inverse } else { 0.0 };
+        if !has_direction {
+            out.fill(0.0);
+            continue;
+        }
+        let back = along * inverse;
         for (out, (value, grad)) in out.iter_mut().zip(vector.iter().zip(grad)) {
             *out = factor * (grad - back * value);
         }

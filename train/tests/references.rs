@@ -35,11 +35,14 @@ fn gradients_and_training_runs_of_the_composed_ops_are_those_of_the_reference() 
     assert!(outcomes.iter().any(|outcome| matches!(outcome.verdict, Verdict::Same(_))));
 }
 
+/// In f16 also a bug's: keys of padding have no length, and their gradient was beyond f16 in SwinV2.
 #[test]
-fn in_bf16_gradients_and_training_runs_stay_near_the_reference() {
-    let outcomes = verify_goldens(&root(), &Placement { device: Device::Cpu, dtype: DType::BF16 }).unwrap();
-    outcomes.iter().for_each(|outcome| println!("{outcome}"));
-    assert!(outcomes.iter().all(|outcome| !outcome.failed()));
+fn in_16_bits_gradients_and_training_runs_stay_near_the_reference() {
+    for dtype in [DType::BF16, DType::F16] {
+        let outcomes = verify_goldens(&root(), &Placement { device: Device::Cpu, dtype }).unwrap();
+        outcomes.iter().for_each(|outcome| println!("{dtype:?} {outcome}"));
+        assert!(outcomes.iter().all(|outcome| !outcome.failed()));
+    }
 }
 
 #[test]
