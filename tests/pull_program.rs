@@ -425,3 +425,19 @@ fn another_model_that_replaces_one_leaves_none_of_its_settings() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert_eq!(names(&folder)[1..], ["config.json", "model.safetensors"]);
 }
+
+#[test]
+fn weights_that_are_no_model_are_said_to_be_none() {
+    let cpu = candle_core::Device::Cpu;
+    let mut tensors = candle_core::safetensors::load(data("goldens/beit-tiny/model.safetensors"), &cpu)
+        .expect("a golden's weights");
+    tensors.retain(|name, _| name.starts_with("classifier."));
+    let folder = tempfile::tempdir().expect("a folder");
+    let part = folder.path().join("part.safetensors");
+    candle_core::safetensors::save(&tensors, &part).expect("saved");
+    let mut files = tiny();
+    files[2].1 = std::fs::read(&part).expect("saved");
+    let said = Machine::with(&files).pull(&[REPOSITORY]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("all files are there, but") && said.err.contains("no tensor"), "{}", said.err);
+}

@@ -72,10 +72,12 @@ impl Next {
     fn of(path: &Path) -> Result<Self, ModelError> {
         let folder = ModelFolder::open(path)?;
         let weights = Checkpoint::open(path)?;
+        // Only what a head lacks can be made up.
         let own = if folder.config().timm { "head" } else { HEAD };
         let head = weights.shape(&format!("{own}.weight")).is_some();
         let label = |(index, label): (usize, &String)| *label == format!("LABEL_{index}");
         let named = !folder.config().labels.iter().enumerate().all(label);
+        folder.check_for(folder.config())?;
         Ok(Self { processor: folder.processor().err().map(|error| error.to_string()), head, named })
     }
 
