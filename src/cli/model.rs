@@ -3,6 +3,7 @@
 use super::Typed;
 use super::values::{Compute, count, switch};
 use clap::Args;
+use featherlight::model::parse_target;
 use std::path::PathBuf;
 
 /// `featherlight inspect`.
@@ -17,8 +18,8 @@ pub struct Inspect {
     /// Count what LoRA of this rank would train, the head included
     #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", value_parser = count(65_536))]
     pub lora_rank: Option<u32>,
-    /// Modules that LoRA would adapt [default: the maps to queries and values]
-    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
+    /// Modules that LoRA would adapt, or all-linear [default: the maps to queries and values]
+    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',', value_parser = parse_target)]
     pub lora_target: Vec<String>,
     /// Print one JSON object
     #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = switch())]

@@ -3,7 +3,7 @@
 //! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
 //! refused by name.
 
-use super::names::{Naming, matches_target, v5_name};
+use super::names::{ALL_LINEAR, Naming, matches_target, v5_name};
 use super::save::{create_folder, save_text, save_weights};
 use super::{Checkpoint, Classifier, Config, ModelError};
 use crate::nn::{HEAD, Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
@@ -28,7 +28,7 @@ pub struct AdapterConfig {
     pub rank_stabilized: bool,
     /// Probability of dropping an input in training.
     pub dropout: f64,
-    /// Names of the adapted modules, of either naming.
+    /// Names of the adapted modules, of either naming; [`ALL_LINEAR`], or a pattern of PEFT's, says them in a word.
     pub targets: Vec<String>,
 }
 
@@ -60,29 +60,36 @@ impl AdapterConfig {
         let rank = json.get("r").and_then(Value::as_u64).filter(|rank| (1..=65_536).contains(rank));
         let rank = rank.ok_or_else(|| wrong("r", "is no rank of at least 1".to_owned()))? as usize;
         let alpha = json.get("lora_alpha").and_then(Value::as_f64);
-        let targets = json
-            .get("target_modules")
-            .and_then(Value::as_array)
-            .map(|list| list.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
+        let targets = match json.get("target_modules") {
+            // A regular expression, which the tensors spell out.
+            Some(Value::String(pattern)) => Some(vec![pattern.clone()]),
+            Some(Value::Array(list)) => list.iter().map(|name| name.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
         Ok(Self {
             rank,
             alpha: alpha.ok_or_else(|| wrong("lora_alpha", "is no number".to_owned()))?,
             rank_stabilized: json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
             dropout: json.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0),
-            targets: targets
-                .flatten()
-                .ok_or_else(|| wrong("target_modules", "is no list of module names".to_owned()))?,
+            targets: targets.ok_or_else(|| {
+                wrong("target_modules", "is neither a list of module names nor a pattern".to_owned())
+            })?,
         })
     }
 
-    /// As PEFT reads it. Each target stands under its v4 and its v5 name, for PEFT looks for them in the running model,
-    /// whose modules are named by the version of transformers; a name that is not there does no harm.
-    fn to_json(&self, base: &str, naming: Option<&Naming>) -> Value {
+    /// As PEFT reads it, for adapters on `modules`. Each target stands under its v4 and its v5 name, for PEFT looks for them in
+    /// the running model, whose modules are named by the version of transformers; a name that is not there does no harm.
+    fn to_json(&self, base: &str, naming: Option<&Naming>, modules: &[&str]) -> Value {
+        // Named one by one, as PEFT understands the word for all of them only where it makes an adapter.
+        let all: Vec<String> = modules.iter().map(|module| below_block(module)).collect();
+        let chosen =
+            if self.targets.iter().any(|target| target == ALL_LINEAR) { &all } else { &self.targets };
+
         let mut targets: Vec<String> = Vec::new();
         let both = |target: &String| {
             naming.map_or_else(|| vec![target.clone()], |naming| naming.names_in_both(target))
         };
-        for name in self.targets.iter().flat_map(both) {
+        for name in chosen.iter().flat_map(both) {
             if !targets.contains(&name) {
                 targets.push(name);
             }
@@ -362,5 +369,7 @@ pub fn save(
     save_weights(tensors, &folder.join("adapter_model.safetensors"))?;
     save_text(&format!("{:#}\n", config.to_json()), &folder.join("config.json"))?;
     let naming = model.linears().first().and_then(|linear| Naming::of(linear.name()));
-    save_text(&format!("{:#}\n", adapter.to_json(base, naming)), &folder.join("adapter_config.json"))
+    let adapted = model.linears().into_iter().filter(|linear| linear.adapter.is_some());
+    let json = adapter.to_json(base, naming, &adapted.map(|linear| linear.name()).collect::<Vec<_>>());
+    save_text(&format!("{json:#}\n"), &folder.join("adapter_config.json"))
 }

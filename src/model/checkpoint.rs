@@ -51,16 +51,12 @@ impl Checkpoint {
     /// # Errors
     /// If there are none, or a file is damaged.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
-        let (single, index) = (folder.join(weight_files::SINGLE), folder.join(weight_files::INDEX));
-        let bin = folder.join(weight_files::PICKLE);
-        if single.is_file() {
-            Self::open_safetensors(&single)
-        } else if index.is_file() {
-            Self::open_shards(index, folder)
-        } else if bin.is_file() {
-            Self::open_pickle(&bin)
-        } else {
-            Err(ModelError::NoWeights { folder: folder.into() })
+        let there = weight_files::IN_ORDER.into_iter().find(|name| folder.join(name).is_file());
+        match there {
+            Some(name @ weight_files::SINGLE) => Self::open_safetensors(&folder.join(name)),
+            Some(name @ weight_files::INDEX) => Self::open_shards(folder.join(name), folder),
+            Some(name) => Self::open_pickle(&folder.join(name)),
+            None => Err(ModelError::NoWeights { folder: folder.into() }),
         }
     }
 
@@ -90,8 +86,10 @@ impl Checkpoint {
     /// # Errors
     /// If it cannot be read or is damaged.
     pub fn open_pickle(file: &Path) -> Result<Self, ModelError> {
-        let tensors = PthTensors::new(file, None)
-            .map_err(|error| ModelError::Damaged { file: file.into(), problem: error.to_string() })?;
+        let tensors = PthTensors::new(file, None).map_err(|error| ModelError::Damaged {
+            file: file.into(),
+            problem: not_torch_s(file).map_or_else(|| error.to_string(), str::to_owned),
+        })?;
         Ok(Self { file: file.into(), storage: Storage::Pickle(tensors) })
     }
 
@@ -164,6 +162,21 @@ impl Checkpoint {
             }
             Storage::Pickle(tensors) => tensors.get(name),
         }
+    }
+}
+
+/// What a file is that cannot be read as one of `torch.save`, where its beginning tells.
+fn not_torch_s(file: &Path) -> Option<&'static str> {
+    let mut beginning = Vec::new();
+    File::open(file).ok()?.take(4).read_to_end(&mut beginning).ok()?;
+    match beginning.as_slice() {
+        // A file of torch is a zip; what follows is then wrong, or missing.
+        [b'P', b'K', ..] => Some("cut short or damaged: torch's zip has no end"),
+        // A pickle outside any zip.
+        [0x80, ..] => {
+            Some("in the format of torch before 1.6; load it there and save it again, best as safetensors")
+        }
+        _ => Some("no file of torch.save: perhaps a page of a server in its place"),
     }
 }
 

@@ -80,6 +80,16 @@ impl Architecture {
         }
     }
 
+    /// The shortest side of a photo that it takes, pixels: a patch, but for those that fill up the last patch with zeros.
+    pub(super) fn least_side(&self) -> usize {
+        match self {
+            Self::Beit(beit) => beit.plain.patch_size,
+            Self::Clip(clip) => clip.plain.patch_size,
+            Self::Vit(vit) => vit.plain.patch_size,
+            Self::Swin(_) | Self::SwinV2(_) => 1,
+        }
+    }
+
     /// The modules that LoRA adapts where nobody says which: the maps to queries and values (Hu et al. 2021, §4.2), under their
     /// v4 names.
     pub fn default_targets(&self) -> [&'static str; 2] {

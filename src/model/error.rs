@@ -48,7 +48,7 @@ pub enum ModelError {
     },
     /// The architecture of a timm folder is none that is known here.
     #[error(
-        "{file}: timm's architecture `{found}` is not supported; supported of timm's: beit_…; in transformers' layout: {known}",
+        "{file}: timm's architecture `{found}` is not supported; supported of timm's: beit_… and beitv2_…; in transformers' layout: {known}",
         file = file.display(),
         known = super::config::MODEL_TYPES.join(", ")
     )]

@@ -127,13 +127,24 @@ impl ModelFolder {
     /// If it is missing or cannot be used.
     pub fn processor(&self) -> Result<Processor, ModelError> {
         if let Some(settings) = self.config.json.get("pretrained_cfg").filter(|_| self.config.timm) {
-            return Ok(Processor::from_timm(settings)?);
+            return self.fitting(Processor::from_timm(settings)?, "config.json");
         }
         let file = self.path.join(PROCESSOR);
-        match &self.files {
-            Files::OnDisk => Ok(Processor::from_file(&file)?),
-            Files::InMemory(files) => Ok(Processor::from_json(&parse(&file, files.processor)?)?),
+        let processor = match &self.files {
+            Files::OnDisk => Processor::from_file(&file)?,
+            Files::InMemory(files) => Processor::from_json(&parse(&file, files.processor)?)?,
+        };
+        self.fitting(processor, PROCESSOR)
+    }
+
+    /// The processor of `file`, if its photos are large enough for the model.
+    fn fitting(&self, processor: Processor, file: &str) -> Result<Processor, ModelError> {
+        let ((height, width), least) = (processor.output_size(), self.config.architecture.least_side());
+        if height.min(width) >= least {
+            return Ok(processor);
         }
+        let problem = format!("makes photos of {height} × {width} pixels, smaller than a patch of {least}");
+        Err(ModelError::Config { file: self.path.join(file), field: "size".to_owned(), problem })
     }
 
     /// [`ModelFolder::processor`]; for a bare config, as random weights need no more, [`Processor::plain`] of its image size.

@@ -150,6 +150,9 @@ pub fn verify(folder: &ModelFolder, expected: &Path, placement: &Placement) -> R
         reference.tensor(name, &shape, Initialization::Constant(0.0)).map_err(unreadable)
     };
     let (pixel_values, want) = (tensor("pixel_values")?, tensor("logits")?);
+    if pixel_values.elem_count() == 0 {
+        return Err(damaged(format!("pixel_values have shape {:?}: no photo", pixel_values.dims())));
+    }
     let model = folder.load_merged(placement)?;
     let logits =
         pixel_values.to_device(&placement.device).and_then(|values| model.forward(&values, &Pass::Eval));

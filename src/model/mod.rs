@@ -35,7 +35,7 @@ pub use error::ModelError;
 pub use folder::{Head, ModelFiles, ModelFolder, build};
 pub use inspect::{Inspection, verify};
 pub use loaded::{LoadedModel, Photo};
-pub use names::{matches_target, v5_name};
+pub use names::{ALL_LINEAR, matches_target, parse_target, v5_name};
 pub use plain_config::PlainConfig;
 pub use save::{create_folder, save_backbone, save_bytes, save_model, save_tensors, save_text};
 pub use swin_config::{SwinConfig, SwinV2Config};

@@ -102,9 +102,25 @@ pub fn v5_name(v4: &str) -> String {
     }
 }
 
-/// Whether PEFT's `target` means the module with this v4 name: its last names, in either naming.
+/// PEFT's word for every linear module but the head.
+pub const ALL_LINEAR: &str = "all-linear";
+
+/// A target as a person types it, one of a list with commas.
+///
+/// # Errors
+/// If nothing is left of it, in words.
+pub fn parse_target(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a module's name wanted between the commas".to_owned()),
+        name => Ok(name.to_owned()),
+    }
+}
+
+/// Whether PEFT's `target` means the module with this v4 name: its last names, in either naming, or [`ALL_LINEAR`].
 pub fn matches_target(module: &str, target: &str) -> bool {
-    means(module, target) || Naming::of(module).is_some_and(|naming| means(&naming.other(module), target))
+    target == ALL_LINEAR
+        || means(module, target)
+        || Naming::of(module).is_some_and(|naming| means(&naming.other(module), target))
 }
 
 /// PEFT's rule: the whole name, or its end from a dot on.
@@ -132,6 +148,11 @@ mod tests {
         assert_eq!(names_in_both(BEIT, "nothing"), ["nothing"]);
         assert_eq!(names_in_both("swin.encoder", "self.query"), ["self.query", "attention.q_proj"]);
         assert_eq!(names_in_both("vision_model.encoder", "query"), ["query", "q_proj"]);
+    }
+
+    #[test]
+    fn all_linear_means_every_module() {
+        assert!(matches_target(BEIT, ALL_LINEAR) && matches_target("swin.x.reduction", "all-linear"));
     }
 
     #[test]

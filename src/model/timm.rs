@@ -13,7 +13,7 @@ use std::path::Path;
 pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
     let fields = Fields { json, within: None, file };
     let name = fields.text("architecture")?.unwrap_or_default();
-    if !name.starts_with("beit_") {
+    if !name.starts_with("beit_") && !name.starts_with("beitv2_") {
         return Err(ModelError::TimmArchitecture { file: file.into(), found: name.to_owned() });
     }
     let folder = file.parent().unwrap_or(Path::new("."));
@@ -37,13 +37,16 @@ pub(super) fn config(json: &Value, file: &Path) -> Result<Config, ModelError> {
         _ => return Err(fields.wrong("pretrained_cfg.input_size", "is not [3, height, width]")),
     };
     let depth = (0..).take_while(|index| checkpoint.has(&format!("blocks.{index}.norm1.weight"))).count();
-    let num_labels = dimension("head.weight", 0)?;
-    if num_labels == 0 {
-        return Err(ModelError::Damaged {
-            file: checkpoint.file().into(),
-            problem: "tensor `head.weight` has no row: a model without labels".to_owned(),
-        });
+    if checkpoint.has("pos_embed") {
+        let problem =
+            format!("is {name} with absolute positions (tensor `pos_embed`), which are not supported");
+        return Err(fields.wrong("architecture", problem));
     }
+    // A headless one has as many labels as transformers gives a model that says nothing.
+    let num_labels = match checkpoint.has("head.weight") {
+        true => dimension("head.weight", 0)?.max(1),
+        false => 2,
+    };
     let plain = PlainConfig {
         image_size,
         patch_size: dimension("patch_embed.proj.weight", 2)?,

@@ -32,8 +32,9 @@ impl Default for AdamWSettings {
 pub enum Decayed {
     /// Every one.
     All,
-    /// Matrices and tables: biases, norms and layer scales, which have one dimension, are left alone (Hugging Face's default).
-    Matrices,
+    /// What Hugging Face's Trainer decays (`get_decay_parameter_names`): all but norms and whatever has `bias` in its name, as
+    /// tables of position biases have.
+    NeitherNormsNorBiases,
 }
 
 /// Prefixes of the tensors of a saved state.
@@ -66,8 +67,8 @@ impl AdamW {
         let slots = parameters.iter().filter(|parameter| parameter.is_trainable()).map(|parameter| {
             let variable = Var::from_tensor(parameter.tensor())?;
             let zero = parameter.tensor().zeros_like()?;
-            let decay = decayed == Decayed::All || parameter.tensor().rank() > 1;
             let name = parameter.name().to_owned();
+            let decay = decayed == Decayed::All || !(name.contains("bias") || name.contains("norm"));
             Ok(Slot { name, variable, first: zero.clone(), second: zero, decay })
         });
         Ok(Self { settings, slots: slots.collect::<Result<_>>()?, steps: 0 })

@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
         let schedule =
             Schedule::new(settings.scheduler, settings.learning_rate, settings.warmup_ratio, steps)?;
         let optimizer = AdamWSettings { weight_decay: settings.weight_decay, ..AdamWSettings::default() };
-        let optimizer = AdamW::new(&trained_parameters(model), optimizer, Decayed::Matrices)?;
+        let optimizer = AdamW::new(&trained_parameters(model), optimizer, Decayed::NeitherNormsNorBiases)?;
         let Placement { device, dtype } = model.placement();
         Ok(Self {
             model,

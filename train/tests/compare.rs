@@ -256,7 +256,7 @@ fn a_signal_ends_the_training_too_and_what_was_finished_is_kept() {
 #[test]
 fn what_cannot_work_is_refused_before_anything_runs() {
     let bench = Bench::new(TWO);
-    for folder in ["misshapen", "wet"] {
+    for folder in ["misshapen", "wet", "low"] {
         std::fs::create_dir(bench.path(folder)).expect("a folder");
     }
     let config = std::fs::read_to_string(bench.path("bare/config.json")).expect("a config");
@@ -267,12 +267,19 @@ fn what_cannot_work_is_refused_before_anything_runs() {
         let golden = tests(&format!("goldens/beit-tiny/{file}"));
         std::fs::copy(golden, bench.path("misshapen").join(file)).expect("copied");
     }
+    for file in ["config.json", "model.safetensors"] {
+        let golden = tests(&format!("goldens/beit-tiny/{file}"));
+        std::fs::copy(golden, bench.path("low").join(file)).expect("copied");
+    }
+    let low = r#"{"do_resize": true, "size": {"height": 4, "width": 200}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}"#;
+    std::fs::write(bench.path("low/preprocessor_config.json"), low).expect("written");
     for (more, said) in [
         ("epocs = 3", &["c.toml", "variant `scratch`", "`epocs`", "accumulation_steps"][..]),
         ("epochs = 0", &["variant `scratch`", "--epochs"]),
         ("[[variant]]\nname = 'gone'\nmodel = 'nowhere'", &["variant `gone`", "nowhere"]),
         ("[[variant]]\nname = 'empty'\nmodel = 'bare'", &["variant `empty`", "preprocessor_config.json"]),
         ("[[variant]]\nname = 'odd'\nmodel = 'misshapen'", &["variant `odd`", "shape", "asks for"]),
+        ("[[variant]]\nname = 'low'\nmodel = 'low'", &["variant `low`", "4 × 200", "a patch of 8"]),
         (
             "[[variant]]\nname = 'wet'\nmodel = 'wet'\ninit = 'random'\nmethod = 'full'",
             &["variant `wet`", "hidden_dropout_prob"],

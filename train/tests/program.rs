@@ -197,6 +197,31 @@ fn a_backbone_without_a_head_is_converted_as_one() {
 }
 
 #[test]
+fn a_headless_timm_model_is_converted_as_one_and_absolute_positions_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, output) = (folder.path().join("model"), folder.path().join("converted"));
+    std::fs::create_dir(&model).expect("a folder");
+    std::fs::copy(tests("goldens/beit-tiny-timm/config.json"), model.join("config.json")).expect("copied");
+    let weights = tests("goldens/beit-tiny-timm/model.safetensors");
+    let mut tensors = candle_core::safetensors::load(weights, &candle_core::Device::Cpu).expect("weights");
+    tensors.retain(|name, _| !name.starts_with("head."));
+    let mut convert = || {
+        candle_core::safetensors::save(&tensors, model.join("model.safetensors")).expect("saved");
+        let words: [(&str, &Path); 2] = [("--model", &model), ("--output", &output)];
+        let converted = train(&["convert", "--overwrite"], &words);
+        let positions = candle_core::Tensor::new(&[0f32], &candle_core::Device::Cpu).expect("a tensor");
+        tensors.insert("pos_embed".to_owned(), positions);
+        converted
+    };
+    let converted = convert();
+    assert_eq!(converted.status.code(), Some(0), "{}", text(&converted.stderr));
+    assert!(text(&converted.stdout).contains("no classification head"), "{}", text(&converted.stdout));
+    let refused = convert();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("absolute positions"), "{}", text(&refused.stderr));
+}
+
+#[test]
 fn a_conversion_to_a_type_that_cannot_hold_a_weight_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let (model, output) = (folder.path().join("model"), folder.path().join("new/converted"));

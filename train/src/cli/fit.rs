@@ -3,7 +3,7 @@
 use super::{SaveType, Where, loader_threads, not_negative, share};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use featherlight::model::AdapterConfig;
+use featherlight::model::{AdapterConfig, parse_target};
 use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, CropScale, Variation};
@@ -123,8 +123,8 @@ pub struct Lora {
     /// Probability that an input of an adapter is dropped in training [default: 0.1]
     #[arg(long, env = "FEATHERLIGHT_LORA_DROPOUT", value_name = "X", value_parser = share)]
     pub lora_dropout: Option<f64>,
-    /// Modules to adapt, by transformers' names, old or new [default: the maps to queries and values]
-    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',')]
+    /// Modules to adapt, by transformers' names, old or new, or all-linear [default: the maps to queries and values]
+    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',', value_parser = parse_target)]
     pub lora_target: Option<Vec<String>>,
     /// Scale by alpha / √rank instead (rsLoRA)
     #[arg(long, env = "FEATHERLIGHT_USE_RSLORA", value_parser = BoolishValueParser::new())]

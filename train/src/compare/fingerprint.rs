@@ -64,7 +64,7 @@ pub fn photos(dataset: &Dataset) -> io::Result<String> {
     Ok(format!("{} photos, {}", dataset.samples.len(), fingerprint.text()))
 }
 
-/// Of a model folder: the names and the contents of its JSON files and its weights.
+/// Of a model folder: the names and the contents of its two files of settings and of its weights.
 ///
 /// # Errors
 /// If a file of them cannot be read.
@@ -76,8 +76,12 @@ pub fn model(folder: &Path) -> io::Result<String> {
     let (mut fingerprint, mut buffer) = (Fingerprint::new(), vec![0; CHUNK]);
     for name in names {
         let path = folder.join(&name);
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        if ["json", "safetensors", "bin"].contains(&extension) && path.is_file() {
+        // Not those that others leave beside them, as a pull its record.
+        let settings = name == "config.json" || name == "preprocessor_config.json";
+        let text = name.to_string_lossy();
+        let weights =
+            [".safetensors", ".safetensors.index.json", ".bin"].iter().any(|end| text.ends_with(end));
+        if (settings || weights && !text.starts_with('.')) && path.is_file() {
             fingerprint.add(name.as_encoded_bytes());
             fingerprint.add_file(&path, u64::MAX, &mut buffer)?;
         }
@@ -129,7 +133,9 @@ mod tests {
             std::fs::write(folder.path().join(file), content).unwrap();
             seen.push(model(folder.path()).unwrap());
         }
-        std::fs::write(folder.path().join("README.md"), "a card").unwrap();
+        for other in ["README.md", ".featherlight-pull.json", ".writing.bin"] {
+            std::fs::write(folder.path().join(other), "no part of the model").unwrap();
+        }
         assert_eq!(model(folder.path()).unwrap(), seen[3]);
         assert!(seen.windows(2).all(|pair| pair[0] != pair[1]));
     }

@@ -74,6 +74,18 @@ impl FitCommand {
         words
     }
 
+    /// What of the combination `own` of a grid applies beside the rest of it and `base`: LoRA's rank only where the method is
+    /// LoRA.
+    pub fn applicable(&self, base: &Table, mut own: Table) -> Table {
+        let beside = own.clone();
+        let applies = |key: &str| {
+            let Some((other, wanted)) = self.flag(key).and_then(|flag| flag.only_with) else { return true };
+            beside.get(other).or_else(|| base.get(other)).is_none_or(|value| text(value) == wanted)
+        };
+        own.retain(|key, _| applies(key));
+        own
+    }
+
     /// `own` laid over `base`. What `base` says and `own` contradicts is left out: LoRA's rank where the method is another, the
     /// crop's scale where nothing is cropped.
     pub fn overlay(&self, base: &Table, own: &Table) -> Table {

@@ -6,6 +6,7 @@ use super::flags::FitCommand;
 use super::plan::{Plan, Variant};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::settings::{FitSettings, Validation};
+use crate::split::{SplitError, stratified};
 use crate::start::{StartError, StartingModel};
 use featherlight::model::{ModelError, ModelFolder};
 use serde_json::{Value, json};
@@ -63,6 +64,9 @@ pub enum JobError {
     /// The photos.
     #[error(transparent)]
     Photos(#[from] DatasetError),
+    /// No photos can be held back.
+    #[error("`val_split`: {0}")]
+    Split(#[from] SplitError),
     /// A file that cannot be looked at.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -213,7 +217,11 @@ impl Photos {
         };
         let validation = match &settings.validation {
             Validation::Set(path) => Some(other(path)?),
-            Validation::Split(_) => None,
+            Validation::Split(share) => {
+                // Which photos it holds back is each run's; whether it can hold back any is not.
+                stratified(&training, *share, settings.trainer.randomness)?;
+                None
+            }
         };
         let test = plan.test.as_ref().map(|test| other(&plan.root.join(test))).transpose()?;
         let photos = fingerprint::photos(&training)?;

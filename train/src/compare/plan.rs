@@ -225,9 +225,20 @@ impl Collected<'_> {
                 return Err(Problem::wrong(&section.place, "more than 1000 combinations"));
             }
         }
-        let mut members = Vec::new();
+        // A rank beside `method = "full"` is no other run: such combinations fall together.
+        let mut distinct: Vec<Settings> = Vec::new();
         for combination in combinations {
-            let parts = name.iter().cloned().chain(combination.iter().map(|(key, value)| part(key, value)));
+            let combination = self.fit.applicable(&base, combination);
+            if !distinct.contains(&combination) {
+                distinct.push(combination);
+            }
+        }
+        let models = lists.iter().find(|(key, _)| key == "model").and_then(|(_, models)| models.as_array());
+        let folders = models.map_or(1, |models| telling_folders(models));
+        let mut members = Vec::new();
+        for combination in distinct {
+            let part = |(key, value): (&String, &Value)| part(key, value, folders);
+            let parts = name.iter().cloned().chain(combination.iter().map(part));
             let variant = parts.collect::<Vec<_>>().join("-");
             members.push(self.add(section, variant, self.fit.overlay(&base, &combination))?);
         }
@@ -270,14 +281,31 @@ impl Collected<'_> {
     }
 }
 
-/// What a value of a grid adds to the name of its variants.
-fn part(key: &str, value: &Value) -> String {
+/// The last `count` names of a path.
+fn last_folders(path: &str, count: usize) -> Vec<&str> {
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+    names[names.len().saturating_sub(count)..].to_vec()
+}
+
+/// How many last names of their paths tell `models` apart: `run1/merged` and `run2/merged` need two.
+fn telling_folders(models: &[Value]) -> usize {
+    let paths: Vec<String> = models.iter().map(text).collect();
+    let longest = paths.iter().map(|path| path.split('/').count()).max().unwrap_or(1);
+    let apart = |count: &usize| {
+        let mut seen: Vec<_> = paths.iter().map(|path| last_folders(path, *count)).collect();
+        seen.sort();
+        seen.windows(2).all(|pair| pair[0] != pair[1])
+    };
+    (1..=longest).find(apart).unwrap_or(1)
+}
+
+/// What a value of a grid adds to the name of its variants; of a model the last `folders` names of its path.
+fn part(key: &str, value: &Value, folders: usize) -> String {
     let allowed =
         |letter: char| if letter.is_alphanumeric() || "-_.+,".contains(letter) { letter } else { '_' };
     if key == "model" {
         let text = text(value);
-        let last = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        return last.chars().map(allowed).collect();
+        return last_folders(&text, folders).join("-").chars().map(allowed).collect();
     }
     format!("{key}={}", text(value).chars().map(allowed).collect::<String>())
 }

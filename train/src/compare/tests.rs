@@ -161,6 +161,19 @@ fn a_fixed_setting_of_a_grid_gives_way_to_a_choice_that_contradicts_it() {
 }
 
 #[test]
+fn combinations_in_which_a_setting_does_not_apply_fall_together() {
+    let plan =
+        plan("data = 'd'\n[[grid]]\nmodel = 'm'\nmethod = ['lora', 'full']\nlora_rank = [2, 4]").unwrap();
+    assert_eq!(names(&plan), ["method=lora-lora_rank=2", "method=lora-lora_rank=4", "method=full"]);
+}
+
+#[test]
+fn models_of_one_folder_name_are_told_apart_by_the_folders_above() {
+    let plan = plan("data = 'd'\n[[grid]]\nmodel = ['run1/merged', 'run2/merged/', 'x/base']").unwrap();
+    assert_eq!(names(&plan), ["run1-merged", "run2-merged", "x-base"]);
+}
+
+#[test]
 fn tables_name_variants_and_grids_and_what_is_in_none_is_shown_at_the_end() {
     let plan = plan(
         "data = 'd'\n[defaults]\nmodel = 'm'\n[[variant]]\nname = 'base'\n[[variant]]\nname = 'lonely'\nepochs = 1\n\
@@ -199,7 +212,7 @@ fn a_mistake_is_told_with_its_place_its_key_and_what_is_allowed() {
         ("[[grid]]\nname = 'g'\nmodel = 'm'", &["grid `g`", "a single combination is a [[variant]]"]),
         ("[[grid]]\nname = 'g'\nmodel = 'm'\nepochs = []", &["grid `g`", "`epochs` is an empty list"]),
         ("[[grid]]\nname = 'a'\nmodel = 'm'\nepochs = [1, 2]", &["grid `a`", "there already"]),
-        ("[[grid]]\nmodel = ['x/m', 'y/m']", &["[[grid]] number 1", "`m` is there already"]),
+        ("[[grid]]\nmodel = ['x/m n', 'x/m_n']", &["[[grid]] number 1", "`m_n` is there already"]),
         ("[[table]]\nvariants = ['a']", &["[[table]] number 1", "`title` is missing"]),
         ("[[table]]\ntitle = 'T'\nvariants = ['b']", &["table `T`", "is called `b`", "there are a"]),
         ("[[table]]\ntitle = 'T'\nvariants = []", &["table `T`", "an empty list"]),
