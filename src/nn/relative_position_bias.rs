@@ -31,6 +31,9 @@ impl RelativePositionBias {
 
     /// The table for a grid, another one maybe: offsets between patches resized bilinearly, the class token's three entries kept.
     ///
+    /// Of a model trained with photos that are not square, transformers 5.23 reads the table with rows and columns exchanged
+    /// (`modeling_beit.py`, even at the size of the training); here as in timm they are not, and the logits differ from its.
+    ///
     /// # Errors
     /// candle's.
     pub fn for_grid(&self, grid: RelativePositions) -> Result<Tensor> {
