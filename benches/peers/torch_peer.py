@@ -106,11 +106,9 @@ class Peer:
         self.free()
         config = AutoConfig.from_pretrained(os.path.abspath(config), local_files_only=True)
         with self.torch.device(self.device):
-            try:
-                model = AutoModelForImageClassification.from_config(config, attn_implementation="sdpa")
-            except ValueError:
-                # SwinV2's cosine attention has no other than the eager one.
-                model = AutoModelForImageClassification.from_config(config, attn_implementation="eager")
+            # SwinV2's cosine attention has no other than the eager one.
+            attention = "eager" if config.model_type == "swinv2" else "sdpa"
+            model = AutoModelForImageClassification.from_config(config, attn_implementation=attention)
         model = model.to(device=self.device, dtype=dtype)
         with self.torch.no_grad():
             for parameter in model.parameters():

@@ -1,8 +1,7 @@
 //! `featherlight pull`: brings a model folder from the hub, shows how far it is, and says what to type next.
 
 use crate::cli;
-use featherlight::model::{Checkpoint, ModelError, ModelFolder};
-use featherlight::nn::HEAD;
+use featherlight::model::{Head, ModelError, ModelFolder};
 use featherlight::pull::{Environment, Event, Patience, Pull, Pulled};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::error::Error;
@@ -71,13 +70,9 @@ struct Next {
 impl Next {
     fn of(path: &Path) -> Result<Self, ModelError> {
         let folder = ModelFolder::open(path)?;
-        let weights = Checkpoint::open(path)?;
-        // Only what a head lacks can be made up.
-        let own = if folder.config().timm { "head" } else { HEAD };
-        let head = weights.shape(&format!("{own}.weight")).is_some();
+        let head = folder.check_for(folder.config())? == Head::Kept;
         let label = |(index, label): (usize, &String)| *label == format!("LABEL_{index}");
         let named = !folder.config().labels.iter().enumerate().all(label);
-        folder.check_for(folder.config())?;
         Ok(Self { processor: folder.processor().err().map(|error| error.to_string()), head, named })
     }
 
@@ -89,7 +84,9 @@ impl Next {
                 "Try: featherlight serve --model {folder}\nIts labels have no names (LABEL_0 …); for labels of your own: {fit}"
             ),
             (false, _) => {
-                format!("It has no labels yet, as it was only pretrained; fine-tune it first: {fit}")
+                format!(
+                    "It has no head for its labels, as one that was only pretrained; fine-tune it first: {fit}"
+                )
             }
         };
         match &self.processor {

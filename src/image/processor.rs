@@ -205,6 +205,14 @@ impl Processor {
         }
     }
 
+    /// The field of `preprocessor_config.json` that decides [`Processor::output_size`].
+    pub fn size_field(&self) -> &'static str {
+        match self.geometry {
+            Geometry::Resize(_) => "size",
+            Geometry::ResizeCrop { .. } | Geometry::Crop(_) => "crop_size",
+        }
+    }
+
     /// The filter photos are resized with.
     pub fn filter(&self) -> Filter {
         self.filter

@@ -28,7 +28,8 @@ pub struct AdapterConfig {
     pub rank_stabilized: bool,
     /// Probability of dropping an input in training.
     pub dropout: f64,
-    /// Names of the adapted modules, of either naming; [`ALL_LINEAR`], or a pattern of PEFT's, says them in a word.
+    /// Names of the adapted modules, of either naming, or [`ALL_LINEAR`]. As read from a file maybe PEFT's pattern, for people: which
+    /// modules it means stands in the tensors.
     pub targets: Vec<String>,
 }
 

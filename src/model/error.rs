@@ -77,7 +77,7 @@ pub enum ModelError {
     },
     /// A number that the type to be written cannot hold.
     #[error(
-        "{file}: tensor `{tensor}` holds {value:e}, more than {} can; f32 and bf16 can", dtype.as_str(), file = file.display()
+        "{file}: tensor `{tensor}` holds {value:e}, more than {} can; f32 can", dtype.as_str(), file = file.display()
     )]
     Overflow {
         /// The file to be written.

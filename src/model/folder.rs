@@ -143,8 +143,9 @@ impl ModelFolder {
         if height.min(width) >= least {
             return Ok(processor);
         }
+        let field = if self.config.timm { "pretrained_cfg.input_size" } else { processor.size_field() };
         let problem = format!("makes photos of {height} × {width} pixels, smaller than a patch of {least}");
-        Err(ModelError::Config { file: self.path.join(file), field: "size".to_owned(), problem })
+        Err(ModelError::Config { file: self.path.join(file), field: field.to_owned(), problem })
     }
 
     /// [`ModelFolder::processor`]; for a bare config, as random weights need no more, [`Processor::plain`] of its image size.
@@ -221,8 +222,7 @@ impl ModelFolder {
         self.read(&checkpoint, &checkpoint, |source| {
             let source = ReplacedHead { source, fresh: RandomSource(randomness), replaced: Cell::new(false) };
             let model = build(config, &source, trainable, placement)?;
-            let head = if source.replaced.get() { Head::Fresh } else { Head::Kept };
-            Ok((model, head))
+            Ok((model, source.head()))
         })
     }
 
@@ -230,8 +230,8 @@ impl ModelFolder {
     ///
     /// # Errors
     /// Those of [`ModelFolder::load_for`], but for values that cannot be read.
-    pub fn check_for(&self, config: &Config) -> Result<(), ModelError> {
-        self.look(config).map(drop)
+    pub fn check_for(&self, config: &Config) -> Result<Head, ModelError> {
+        Ok(self.look(config)?.0)
     }
 
     /// Names of the weights' tensors that are no part of the classifier, sorted: a text model's, a pooler's. Those that
@@ -240,20 +240,21 @@ impl ModelFolder {
     /// # Errors
     /// Those of [`ModelFolder::check_for`].
     pub fn left_behind(&self) -> Result<Vec<String>, ModelError> {
-        let mut names = self.look(&self.config)?;
+        let mut names = self.look(&self.config)?.1;
         names.retain(|name| !BUFFERS.iter().any(|buffer| name.ends_with(buffer)));
         Ok(names)
     }
 
-    /// Builds from shapes alone; the names that were not asked for.
-    fn look(&self, config: &Config) -> Result<Vec<String>, ModelError> {
+    /// Builds from shapes alone; what became of the head, and the names that were not asked for.
+    fn look(&self, config: &Config) -> Result<(Head, Vec<String>), ModelError> {
         let checkpoint = self.checkpoint()?;
         let shapes = Shapes::of(&checkpoint);
-        self.read(&checkpoint, &shapes, |source| {
+        let head = self.read(&checkpoint, &shapes, |source| {
             let source = ReplacedHead { source, fresh: ShapeSource, replaced: Cell::new(false) };
-            build(config, &source, Trainable::None, &Placement::CPU).map(drop)
+            build(config, &source, Trainable::None, &Placement::CPU)?;
+            Ok(source.head())
         })?;
-        Ok(shapes.rest())
+        Ok((head, shapes.rest()))
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
@@ -295,6 +296,12 @@ struct ReplacedHead<'a, F> {
     source: &'a dyn Source,
     fresh: F,
     replaced: Cell<bool>,
+}
+
+impl<F> ReplacedHead<'_, F> {
+    fn head(&self) -> Head {
+        if self.replaced.get() { Head::Fresh } else { Head::Kept }
+    }
 }
 
 impl<F: Source> Source for ReplacedHead<'_, F> {

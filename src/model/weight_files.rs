@@ -21,13 +21,18 @@ pub(crate) const IN_ORDER: [&str; 3] = [SINGLE, INDEX, PICKLE];
 pub(crate) fn shards(index: &Value) -> Result<BTreeSet<String>, String> {
     let map = index.get("weight_map").and_then(|map| map.as_object()).filter(|map| !map.is_empty());
     let map = map.ok_or_else(|| "no `weight_map` from tensor names to files".to_owned())?;
-    let plain = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == *name);
+    let plain = |name: &&str| is_plain_name(name);
     map.values()
         .map(|name| match name.as_str().filter(plain) {
             Some(name) => Ok(name.to_owned()),
             None => Err(format!("`weight_map` names {name}, a plain file name wanted")),
         })
         .collect()
+}
+
+/// Whether a name is that of a file in a folder, and leads nowhere else.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    Path::new(name).file_name().is_some_and(|file| file == name)
 }
 
 #[cfg(test)]

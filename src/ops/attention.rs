@@ -106,7 +106,7 @@ impl Sizes {
 
     /// Stretches that the samples come to.
     fn stretches(self) -> usize {
-        self.batch.div_ceil(self.stretch())
+        self.batch.div_ceil(self.stretch()).max(1)
     }
 
     /// Query (0), key (1) or value (2) of one head of one sample, `tokens × head_size`.

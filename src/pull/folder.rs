@@ -174,7 +174,8 @@ impl Folder {
         let known = self.record.as_ref().or(self.replaced.as_ref()).and_then(|last| last.files.get(file));
         let Some(known) = known else { return Ok(false) };
         observer(Event::Comparing { file });
-        self.is(file, &known.version(), Some(known))
+        // By its checksum: a size that the record tells as well proves nothing, and the file may be removed for it.
+        self.is(file, &known.version(), None)
     }
 
     /// Refuses a file that would be read in place of the model's own, but for one that [`Self::retired`] will name.

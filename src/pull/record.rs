@@ -4,6 +4,7 @@
 
 use super::PullError;
 use crate::model::save_text;
+use crate::model::weight_files::is_plain_name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,10 +35,12 @@ pub(super) struct RecordedFile {
 }
 
 impl Record {
-    /// The record of a folder, if there is one that can be read: a damaged one claims nothing.
+    /// The record of a folder, if there is one that can be read: a damaged one claims nothing, nor does one that reaches outside
+    /// the folder, as a pull removes files that it claims.
     pub(super) fn read(folder: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(folder.join(RECORD)).ok()?;
-        serde_json::from_str(&text).ok()
+        let record: Self = serde_json::from_str(&text).ok()?;
+        record.files.keys().all(|name| is_plain_name(name)).then_some(record)
     }
 
     /// Writes it, whole or not at all.
@@ -49,5 +52,27 @@ impl Record {
         let text = serde_json::to_string_pretty(self);
         let text = text.map_err(|error| PullError::Io { path: path.clone(), source: error.into() })?;
         Ok(save_text(&format!("{text}\n"), &path)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_reaches_outside_its_folder_claims_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let record = |file: &str| Record {
+            repository: "org/model".to_owned(),
+            revision: "main".to_owned(),
+            commit: "0123456".to_owned(),
+            files: BTreeMap::from([(file.to_owned(), RecordedFile { etag: "x".to_owned(), size: 1 })]),
+        };
+        record("config.json").write(folder.path()).expect("written");
+        assert!(Record::read(folder.path()).is_some());
+        for outside in ["../notes.txt", "/etc/passwd", "a/b", ".."] {
+            record(outside).write(folder.path()).expect("written");
+            assert_eq!(Record::read(folder.path()), None, "{outside}");
+        }
     }
 }

@@ -32,14 +32,36 @@ pub enum DestinationError {
     },
 }
 
+/// How the hidden folder's name begins; what a run that was killed left behind is known by it.
+const HIDDEN: &str = ".writing-model-";
+
 /// A folder that a model may be written to.
 #[derive(Debug)]
 pub struct Destination {
+    /// Within the folder, so that moving is renaming. Before the guard: gone when that looks whether anything is left.
+    hidden: TempDir,
+    folder: Guard,
+}
+
+/// The folder itself; one that was not there before goes again if nothing was put into it.
+#[derive(Debug)]
+struct Guard {
     path: PathBuf,
-    /// Whether it was not there before.
     created: bool,
-    /// Within it, so that moving is renaming.
-    hidden: Option<TempDir>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.created {
+            // Works for an empty one only: nothing was made.
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> DestinationError {
+    let path = path.to_owned();
+    move |source| DestinationError::Io { path, source }
 }
 
 impl Destination {
@@ -58,46 +80,39 @@ impl Destination {
         }
         let created = !output.exists();
         create_folder(output)?;
-        let mut destination = Self { path: output.to_owned(), created, hidden: None };
-        let hidden = tempfile::Builder::new().prefix(".writing-").tempdir_in(output);
-        destination.hidden =
-            Some(hidden.map_err(|source| DestinationError::Io { path: output.to_owned(), source })?);
-        Ok(destination)
+        let folder = Guard { path: output.to_owned(), created };
+        for entry in fs::read_dir(output).map_err(io(output))?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(HIDDEN) {
+                fs::remove_dir_all(entry.path()).map_err(io(&entry.path()))?;
+            }
+        }
+        let hidden = tempfile::Builder::new().prefix(HIDDEN).tempdir_in(output).map_err(io(output))?;
+        Ok(Self { hidden, folder })
     }
 
     /// The folder to write to.
     pub fn hidden(&self) -> &Path {
-        self.hidden.as_ref().map_or(&self.path, TempDir::path)
+        self.hidden.path()
     }
 
-    /// Moves what was written to its place.
+    /// Moves what was written to its place. A model that goes is none from the first move on: its config goes first.
     ///
     /// # Errors
     /// If a file cannot be moved.
     pub fn keep(&self) -> Result<(), DestinationError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| DestinationError::Io { path, source }
-        };
         let hidden = self.hidden();
         let mut names = fs::read_dir(hidden)
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>, _>>())
             .map_err(io(hidden))?;
         names.sort_by_key(|name| name == CONFIG);
+        let old = self.folder.path.join(CONFIG);
+        if old.exists() {
+            fs::remove_file(&old).map_err(io(&old))?;
+        }
         for name in names {
-            let place = self.path.join(&name);
+            let place = self.folder.path.join(&name);
             fs::rename(hidden.join(&name), &place).map_err(io(&place))?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Destination {
-    fn drop(&mut self) {
-        drop(self.hidden.take());
-        if self.created {
-            // Works for an empty one only: nothing was made.
-            let _ = fs::remove_dir(&self.path);
-        }
     }
 }

@@ -247,7 +247,15 @@ impl Run<'_> {
 
     fn save_merged(&self, classifier: &dyn Classifier) -> Result<(), FitError> {
         let folder = self.output.merged();
-        save_model(classifier, self.config, self.processor, self.settings.save_dtype, &folder)?;
+        let save = |dtype| save_model(classifier, self.config, self.processor, dtype, &folder);
+        match save(self.settings.save_dtype) {
+            // What a run has learnt is not lost to the size of its numbers.
+            Err(error @ ModelError::Overflow { .. }) => {
+                tracing::warn!("{error}; it is written in f32");
+                save(DType::F32)?;
+            }
+            saved => saved?,
+        }
         let card = model_card(self.settings, &self.config.labels, &self.run_file, self.evaluation.as_ref());
         Ok(save_text(&card, &folder.join("README.md"))?)
     }

@@ -58,6 +58,11 @@ struct Slot {
     decay: bool,
 }
 
+/// See [`Decayed::NeitherNormsNorBiases`].
+fn is_decayed(name: &str) -> bool {
+    !["bias", "norm"].iter().any(|part| name.contains(part))
+}
+
 impl AdamW {
     /// An optimiser of the trainable parameters among `parameters`, in their order, with moments at zero.
     ///
@@ -68,7 +73,7 @@ impl AdamW {
             let variable = Var::from_tensor(parameter.tensor())?;
             let zero = parameter.tensor().zeros_like()?;
             let name = parameter.name().to_owned();
-            let decay = decayed == Decayed::All || !(name.contains("bias") || name.contains("norm"));
+            let decay = decayed == Decayed::All || is_decayed(&name);
             Ok(Slot { name, variable, first: zero.clone(), second: zero, decay })
         });
         Ok(Self { settings, slots: slots.collect::<Result<_>>()?, steps: 0 })
@@ -195,6 +200,32 @@ impl Gradients {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As transformers 5.23.0's `Trainer.get_decay_parameter_names` sorts them.
+    #[test]
+    fn norms_and_biases_are_not_decayed_and_all_else_is() {
+        for name in [
+            "beit.encoder.layer.0.lambda_1",
+            "beit.encoder.layer.0.attention.attention.query.weight",
+            "beit.embeddings.cls_token",
+            "vision_model.embeddings.class_embedding",
+            "swinv2.encoder.layers.0.blocks.0.attention.self.logit_scale",
+            "vit.encoder.layer.0.attention.attention.query.lora_A.weight",
+            "classifier.weight",
+        ] {
+            assert!(is_decayed(name), "{name}");
+        }
+        for name in [
+            "classifier.bias",
+            "beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table",
+            "swinv2.encoder.layers.0.blocks.0.attention.self.continuous_position_bias_mlp.0.weight",
+            "vision_model.pre_layrnorm.weight",
+            "swin.encoder.layers.0.downsample.norm.weight",
+            "beit.pooler.layernorm.weight",
+        ] {
+            assert!(!is_decayed(name), "{name}");
+        }
+    }
     use candle_core::Device;
     use featherlight::ops::device::Placement;
 

@@ -50,6 +50,7 @@ impl StartingModel {
     /// # Errors
     /// Those of [`StartingModel::build`].
     pub fn check(folder: &ModelFolder, labels: &[String], settings: &FitSettings) -> Result<(), StartError> {
+        refuse_dropout(folder)?;
         let config = config_for(folder, labels, settings)?;
         if settings.starting_weights == StartingWeights::Random {
             folder.processor_or_plain()?;
@@ -78,6 +79,7 @@ impl StartingModel {
         if settings.starting_weights == StartingWeights::Random {
             return Self::random(folder, config, &settings.method, randomness, placement);
         }
+        refuse_dropout(folder)?;
         let trainable = settings.method.trainable();
         let (mut classifier, head) = folder.load_for(&config, trainable, randomness, placement)?;
         let processor = folder.processor()?;
@@ -121,7 +123,6 @@ impl StartingModel {
 
 /// The config of `folder` with the labels of the data, if the settings can be applied to it.
 fn config_for(folder: &ModelFolder, labels: &[String], settings: &FitSettings) -> Result<Config, StartError> {
-    refuse_dropout(folder)?;
     if settings.starting_weights == StartingWeights::Random && settings.method != Method::Full {
         return Err(StartError::RandomNotFull(settings.method.to_string()));
     }

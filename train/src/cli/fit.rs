@@ -79,7 +79,7 @@ pub struct Fit {
     /// Highest learning rate
     #[arg(long, env = "FEATHERLIGHT_LEARNING_RATE", value_name = "X", default_value = "5e-5", value_parser = not_negative)]
     pub learning_rate: f64,
-    /// AdamW's weight decay; biases, norms and layer scales are left alone
+    /// AdamW's weight decay; norms, biases and tables of position biases are left alone
     #[arg(long, env = "FEATHERLIGHT_WEIGHT_DECAY", value_name = "X", default_value = "0", value_parser = not_negative)]
     pub weight_decay: f64,
     /// Share of the steps in which the learning rate climbs

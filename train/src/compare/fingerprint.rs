@@ -1,7 +1,7 @@
 //! What tells one set of photos or one model folder from another.
 //!
 //! A comparison keeps a finished run as long as what it was made of is the same. Contents are looked at, not times: a copy is
-//! the same set. A model's files are read whole, of each photo the beginning and the size, as no picture changes without them.
+//! the same set.
 
 use crate::dataset::Dataset;
 use std::fs::File;
@@ -9,8 +9,6 @@ use std::io::{self, Read};
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes of a photo that are looked at.
-const BEGINNING: u64 = 1 << 16;
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -28,14 +26,13 @@ impl Fingerprint {
         self.0.update(bytes);
     }
 
-    /// The size of a file and at most its first `most` bytes.
-    fn add_file(&mut self, path: &Path, most: u64, buffer: &mut [u8]) -> io::Result<()> {
+    /// The size of a file and its bytes.
+    fn add_file(&mut self, path: &Path, buffer: &mut [u8]) -> io::Result<()> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let file = File::open(path).map_err(named)?;
+        let mut file = File::open(path).map_err(named)?;
         self.0.update(&file.metadata().map_err(named)?.len().to_le_bytes());
-        let mut rest = file.take(most);
         loop {
-            match rest.read(buffer) {
+            match file.read(buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => self.0.update(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -49,17 +46,17 @@ impl Fingerprint {
     }
 }
 
-/// Of a data set: its labels, and the name, the label, the size and the beginning of each photo.
+/// Of a data set: its labels, and the name, the label and the content of each photo.
 ///
 /// # Errors
 /// If a photo cannot be read.
 pub fn photos(dataset: &Dataset) -> io::Result<String> {
-    let (mut fingerprint, mut buffer) = (Fingerprint::new(), vec![0; BEGINNING as usize]);
+    let (mut fingerprint, mut buffer) = (Fingerprint::new(), vec![0; CHUNK]);
     dataset.labels.iter().for_each(|label| fingerprint.add(label.as_bytes()));
     for sample in &dataset.samples {
         fingerprint.add(sample.name.as_bytes());
         fingerprint.add(&sample.label_index.to_le_bytes());
-        fingerprint.add_file(&sample.path, BEGINNING, &mut buffer)?;
+        fingerprint.add_file(&sample.path, &mut buffer)?;
     }
     Ok(format!("{} photos, {}", dataset.samples.len(), fingerprint.text()))
 }
@@ -83,7 +80,7 @@ pub fn model(folder: &Path) -> io::Result<String> {
             [".safetensors", ".safetensors.index.json", ".bin"].iter().any(|end| text.ends_with(end));
         if (settings || weights && !text.starts_with('.')) && path.is_file() {
             fingerprint.add(name.as_encoded_bytes());
-            fingerprint.add_file(&path, u64::MAX, &mut buffer)?;
+            fingerprint.add_file(&path, &mut buffer)?;
         }
     }
     Ok(fingerprint.text())

@@ -77,13 +77,16 @@ impl FitCommand {
     /// What of the combination `own` of a grid applies beside the rest of it and `base`: LoRA's rank only where the method is
     /// LoRA.
     pub fn applicable(&self, base: &Table, mut own: Table) -> Table {
-        let beside = own.clone();
-        let applies = |key: &str| {
-            let Some((other, wanted)) = self.flag(key).and_then(|flag| flag.only_with) else { return true };
-            beside.get(other).or_else(|| base.get(other)).is_none_or(|value| text(value) == wanted)
-        };
-        own.retain(|key, _| applies(key));
+        let mut beside = base.clone();
+        beside.extend(own.clone());
+        own.retain(|key, _| self.applies(key, &beside));
         own
+    }
+
+    /// Whether a key means something beside `settings`.
+    fn applies(&self, key: &str, settings: &Table) -> bool {
+        let Some((other, wanted)) = self.flag(key).and_then(|flag| flag.only_with) else { return true };
+        settings.get(other).is_none_or(|value| text(value) == wanted)
     }
 
     /// `own` laid over `base`. What `base` says and `own` contradicts is left out: LoRA's rank where the method is another, the
@@ -97,10 +100,7 @@ impl FitCommand {
             }
         }
         settings.extend(own.iter().map(|(key, value)| (key.clone(), value.clone())));
-        let applies = |key: &str| {
-            let Some((other, wanted)) = self.flag(key).and_then(|flag| flag.only_with) else { return true };
-            own.contains_key(key) || settings.get(other).is_none_or(|value| text(value) == wanted)
-        };
+        let applies = |key: &str| own.contains_key(key) || self.applies(key, &settings);
         let kept: Vec<String> = settings.keys().filter(|key| applies(key)).cloned().collect();
         settings.retain(|key, _| kept.iter().any(|kept| kept == key));
         settings

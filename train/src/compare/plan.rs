@@ -211,6 +211,10 @@ impl Collected<'_> {
         let mut combinations = vec![Settings::new()];
         for (key, values) in &lists {
             let values = values.as_array().map_or(&[][..], Vec::as_slice);
+            if let Some(at) = (1..values.len()).find(|at| values[..*at].contains(&values[*at])) {
+                let problem = format!("`{key}` holds {} twice", text(&values[at]));
+                return Err(Problem::wrong(&section.place, problem));
+            }
             let with = |combination: &Settings, value: &Value| {
                 let mut longer = combination.clone();
                 longer.insert(key.clone(), value.clone());
@@ -232,6 +236,11 @@ impl Collected<'_> {
             if !distinct.contains(&combination) {
                 distinct.push(combination);
             }
+        }
+        let idle = |key: &&String| !distinct.iter().any(|combination| combination.contains_key(*key));
+        if let Some(key) = lists.iter().map(|(key, _)| key).find(idle) {
+            let problem = format!("`{key}` is a list, and applies in no combination with the other settings");
+            return Err(Problem::wrong(&section.place, problem));
         }
         let models = lists.iter().find(|(key, _)| key == "model").and_then(|(_, models)| models.as_array());
         let folders = models.map_or(1, |models| telling_folders(models));

@@ -212,6 +212,11 @@ fn a_mistake_is_told_with_its_place_its_key_and_what_is_allowed() {
         ("[[grid]]\nname = 'g'\nmodel = 'm'", &["grid `g`", "a single combination is a [[variant]]"]),
         ("[[grid]]\nname = 'g'\nmodel = 'm'\nepochs = []", &["grid `g`", "`epochs` is an empty list"]),
         ("[[grid]]\nname = 'a'\nmodel = 'm'\nepochs = [1, 2]", &["grid `a`", "there already"]),
+        ("[[grid]]\nname = 'g'\nmodel = 'm'\nepochs = [2, 2]", &["grid `g`", "`epochs` holds 2 twice"]),
+        (
+            "[[grid]]\nname = 'g'\nmodel = 'm'\nmethod = 'full'\nlora_rank = [2, 4]",
+            &["grid `g`", "`lora_rank` is a list", "no combination"],
+        ),
         ("[[grid]]\nmodel = ['x/m n', 'x/m_n']", &["[[grid]] number 1", "`m_n` is there already"]),
         ("[[table]]\nvariants = ['a']", &["[[table]] number 1", "`title` is missing"]),
         ("[[table]]\ntitle = 'T'\nvariants = ['b']", &["table `T`", "is called `b`", "there are a"]),
