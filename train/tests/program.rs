@@ -243,4 +243,16 @@ fn a_conversion_to_a_type_that_cannot_hold_a_weight_is_refused_and_leaves_nothin
     assert!(said.contains(name) && said.contains("1e5") && said.contains("f32 can"), "{said}");
     assert!(!output.exists());
     assert_eq!(train(&["convert", "--save-dtype", "bf16"], &words).status.code(), Some(0));
+
+    // What a run has learnt is not lost for it.
+    let (photos, run) = (tests("data/sign-digits/test"), folder.path().join("run"));
+    let fitted = train(
+        &["fit", "--method", "head", "--epochs", "1", "--device", "cpu", "--save-dtype", "f16"],
+        &[("--model", &model), ("--data", &photos), ("--val", &photos), ("--output", &run)],
+    );
+    assert_eq!(fitted.status.code(), Some(0), "{}", text(&fitted.stderr));
+    assert!(text(&fitted.stderr).contains("written in f32"), "{}", text(&fitted.stderr));
+    let merged = run.join("merged/model.safetensors");
+    let merged = candle_core::safetensors::load(merged, &candle_core::Device::Cpu).expect("weights");
+    assert!(merged.values().all(|tensor| tensor.dtype() == candle_core::DType::F32));
 }
