@@ -5,19 +5,17 @@
 use super::adapter::{Adapter, merge};
 use super::bare::BareSource;
 use super::checkpoint::Shapes;
+use super::replaced_head::{Head, ReplacedHead};
 use super::timm::TimmSource;
 use super::{
     Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit, weight_files,
 };
 use crate::image::Processor;
-use crate::nn::{
-    Builder, Initialization, ParameterError, RandomSource, ShapeSource, Source, Trainable, is_head,
-};
+use crate::nn::{Builder, Initialization, ParameterError, RandomSource, ShapeSource, Source, Trainable};
 use crate::ops::device::Placement;
 use crate::randomness::Randomness;
 use candle_core::Tensor;
 use serde_json::Value;
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -220,7 +218,7 @@ impl ModelFolder {
     ) -> Result<(Box<dyn Classifier>, Head), ModelError> {
         let checkpoint = self.checkpoint()?;
         self.read(&checkpoint, &checkpoint, |source| {
-            let source = ReplacedHead { source, fresh: RandomSource(randomness), replaced: Cell::new(false) };
+            let source = ReplacedHead::of(source, RandomSource(randomness));
             let model = build(config, &source, trainable, placement)?;
             Ok((model, source.head()))
         })
@@ -250,7 +248,7 @@ impl ModelFolder {
         let checkpoint = self.checkpoint()?;
         let shapes = Shapes::of(&checkpoint);
         let head = self.read(&checkpoint, &shapes, |source| {
-            let source = ReplacedHead { source, fresh: ShapeSource, replaced: Cell::new(false) };
+            let source = ReplacedHead::of(source, ShapeSource);
             build(config, &source, Trainable::None, &Placement::CPU)?;
             Ok(source.head())
         })?;
@@ -279,49 +277,6 @@ impl ModelFolder {
             None => tensors,
         };
         build(source).map_err(|source| ModelError::Parameter { file: checkpoint.file().into(), source })
-    }
-}
-
-/// What became of the classification head when a model was loaded for other labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
-    /// It was read from the file.
-    Kept,
-    /// It was missing or had another size: fresh values.
-    Fresh,
-}
-
-/// A checkpoint whose head need not fit.
-struct ReplacedHead<'a, F> {
-    source: &'a dyn Source,
-    fresh: F,
-    replaced: Cell<bool>,
-}
-
-impl<F> ReplacedHead<'_, F> {
-    fn head(&self) -> Head {
-        if self.replaced.get() { Head::Fresh } else { Head::Kept }
-    }
-}
-
-impl<F: Source> Source for ReplacedHead<'_, F> {
-    fn tensor(
-        &self,
-        name: &str,
-        shape: &[usize],
-        initialization: Initialization,
-    ) -> Result<Tensor, ParameterError> {
-        match self.source.tensor(name, shape, initialization) {
-            Err(ParameterError::Missing { .. } | ParameterError::Shape { .. }) if is_head(name) => {
-                self.replaced.set(true);
-                self.fresh.tensor(name, shape, initialization)
-            }
-            found => found,
-        }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.source.has(name)
     }
 }
 
@@ -370,6 +325,7 @@ pub fn build(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::is_head;
 
     const TINY: ModelFiles = ModelFiles {
         name: "tiny",
