@@ -39,8 +39,9 @@ def references():
     """Model folder, adapter folder or None, and reference file of every comparison that the goldens allow."""
     for folder in sorted(GOLDENS.iterdir()):
         expected = folder / "expected.safetensors"
-        if (folder / "adapter_config.json").is_file():
-            yield GOLDENS / "beit-tiny", folder, expected
+        adapter = folder / "adapter_config.json"
+        if adapter.is_file():
+            yield GOLDENS / json.loads(adapter.read_text())["base_model_name_or_path"], folder, expected
         elif (folder / "config.json").is_file():
             # The same weights in another file have no reference of their own.
             yield folder, None, expected if expected.is_file() else GOLDENS / "beit-tiny/expected.safetensors"
