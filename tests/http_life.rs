@@ -71,7 +71,10 @@ fn at_rest_as_many_requests_were_answered_as_received_clients_that_left_included
         service.metric("featherlight_http_requests_received_total{route=\"/classify\"}") == 6.0
     });
     // One photo is on the device and held there; four wait.
-    service.until(|service| service.metric("featherlight_decode_duration_seconds_count") == 5.0);
+    service.until(|service| {
+        service.metric("featherlight_decode_duration_seconds_count") == 5.0
+            && service.metric("featherlight_queue_size") == 4.0
+    });
     half.hang_up();
     leavers.into_iter().for_each(Connection::hang_up);
     let left = "featherlight_http_requests_total{route=\"/classify\",status=\"499\"}";
