@@ -88,7 +88,7 @@ impl Checkpoint {
     pub fn open_pickle(file: &Path) -> Result<Self, ModelError> {
         let tensors = PthTensors::new(file, None).map_err(|error| ModelError::Damaged {
             file: file.into(),
-            problem: not_torch_s(file).map_or_else(|| error.to_string(), str::to_owned),
+            problem: not_a_zip(file).map_or_else(|| error.to_string(), str::to_owned),
         })?;
         Ok(Self { file: file.into(), storage: Storage::Pickle(tensors) })
     }
@@ -165,13 +165,12 @@ impl Checkpoint {
     }
 }
 
-/// What a file is that cannot be read as one of `torch.save`, where its beginning tells.
-fn not_torch_s(file: &Path) -> Option<&'static str> {
+/// What a file is that is no zip, as those of `torch.save` are; `None` for a zip, of which the reader's own words say more.
+fn not_a_zip(file: &Path) -> Option<&'static str> {
     let mut beginning = Vec::new();
     File::open(file).ok()?.take(4).read_to_end(&mut beginning).ok()?;
     match beginning.as_slice() {
-        // A file of torch is a zip; what follows is then wrong, or missing.
-        [b'P', b'K', ..] => Some("cut short or damaged: torch's zip has no end"),
+        [b'P', b'K', ..] => None,
         // A pickle outside any zip.
         [0x80, ..] => {
             Some("in the format of torch before 1.6; load it there and save it again, best as safetensors")
@@ -284,5 +283,25 @@ impl Source for Shapes<'_> {
 
     fn has(&self, name: &str) -> bool {
         self.checkpoint.has(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bin_that_is_no_zip_says_what_it_is_and_a_broken_zip_keeps_the_reader_s_words() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("pytorch_model.bin");
+        for (bytes, said) in [
+            (&b"\x80\x02\x8a\x0al\xfc"[..], "before 1.6"),
+            (b"<!doctype html>", "a page of a server"),
+            (b"PK\x03\x04cut", "Zip archive"),
+        ] {
+            std::fs::write(&file, bytes).expect("written");
+            let error = Checkpoint::open_pickle(&file).err().map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|error| error.contains(said)), "{said}: {error:?}");
+        }
     }
 }

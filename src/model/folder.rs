@@ -11,7 +11,9 @@ use super::{
     Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit, weight_files,
 };
 use crate::image::Processor;
-use crate::nn::{Builder, Initialization, ParameterError, RandomSource, ShapeSource, Source, Trainable};
+use crate::nn::{
+    Builder, HEAD, Initialization, ParameterError, RandomSource, ShapeSource, Source, Trainable,
+};
 use crate::ops::device::Placement;
 use crate::randomness::Randomness;
 use candle_core::Tensor;
@@ -241,6 +243,15 @@ impl ModelFolder {
         let mut names = self.look(&self.config)?.1;
         names.retain(|name| !BUFFERS.iter().any(|buffer| name.ends_with(buffer)));
         Ok(names)
+    }
+
+    /// Whether the weights have a classification head, of whatever size.
+    ///
+    /// # Errors
+    /// If there are none, or they are damaged.
+    pub fn has_head(&self) -> Result<bool, ModelError> {
+        let checkpoint = self.checkpoint()?;
+        self.read(&checkpoint, &checkpoint, |source| Ok(source.has(&format!("{HEAD}.weight"))))
     }
 
     /// Builds from shapes alone; what became of the head, and the names that were not asked for.

@@ -219,8 +219,9 @@ impl Folder {
             if self.left_by_a_pull(file, observer)? {
                 retired.push(self.path.join(file));
             } else {
-                let remark =
-                    format!("{file} stays: this revision has none, and it was changed since it was pulled");
+                let remark = format!(
+                    "{file} stays, though this revision has none: nothing shows that it is as it was pulled"
+                );
                 observer(Event::Remark(&remark));
             }
         }

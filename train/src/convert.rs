@@ -84,14 +84,10 @@ pub fn convert_folder(
 
 /// The weights; a head that is not there is a fresh one, which nobody keeps.
 fn load(folder: &ModelFolder) -> Result<(Box<dyn Classifier>, Head), ModelError> {
-    // The error has the file's own name of the tensor.
-    let is_heads = |name: &str| is_head(name) || folder.config().timm && name.starts_with("head.");
-    match folder.load(Trainable::None, &Placement::CPU) {
-        Err(ModelError::Parameter { source, .. }) if source.is_missing() && is_heads(source.name()) => {
-            folder.load_for(folder.config(), Trainable::None, Randomness::new(0), &Placement::CPU)
-        }
-        loaded => Ok((loaded?, Head::Kept)),
+    if folder.has_head()? {
+        return Ok((folder.load(Trainable::None, &Placement::CPU)?, Head::Kept));
     }
+    folder.load_for(folder.config(), Trainable::None, Randomness::new(0), &Placement::CPU)
 }
 
 /// Whether `again` is `tensor`, rounded to `dtype`, bit for bit.

@@ -2,7 +2,9 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test's own helpers fail by panicking")]
 
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -21,6 +23,23 @@ fn train(arguments: &[&str], paths: &[(&str, &Path)]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+type Tensors = HashMap<String, Tensor>;
+
+fn tensors(file: &Path) -> Tensors {
+    candle_core::safetensors::load(file, &Device::Cpu).expect("weights")
+}
+
+/// Writes the golden model `name` with other tensors to `folder`, which must be there.
+fn write_altered(name: &str, tensors: &Tensors, folder: &Path) {
+    for file in ["config.json", "preprocessor_config.json"] {
+        let golden = tests("goldens").join(name).join(file);
+        if golden.exists() {
+            std::fs::copy(golden, folder.join(file)).expect("copied");
+        }
+    }
+    candle_core::safetensors::save(tensors, folder.join("model.safetensors")).expect("saved");
 }
 
 #[test]
@@ -172,16 +191,12 @@ fn a_backbone_without_a_head_is_converted_as_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let (backbone, output) = (folder.path().join("backbone"), folder.path().join("converted"));
     std::fs::create_dir(&backbone).expect("a folder");
-    for file in ["config.json", "preprocessor_config.json"] {
-        std::fs::copy(tests("goldens/vit-tiny").join(file), backbone.join(file)).expect("copied");
-    }
-    let whole = tests("goldens/vit-tiny/model.safetensors");
-    let mut tensors = candle_core::safetensors::load(whole, &candle_core::Device::Cpu).expect("weights");
-    tensors.retain(|name, _| !name.starts_with("classifier."));
-    let classifier_s = tensors.len();
-    let pooler = candle_core::Tensor::new(&[1f32, 1e5], &candle_core::Device::Cpu).expect("a tensor");
-    tensors.insert("vit.pooler.dense.bias".to_owned(), pooler);
-    candle_core::safetensors::save(&tensors, backbone.join("model.safetensors")).expect("saved");
+    let mut own = tensors(&tests("goldens/vit-tiny/model.safetensors"));
+    own.retain(|name, _| !name.starts_with("classifier."));
+    let classifier_s = own.len();
+    let pooler = Tensor::new(&[1f32, 1e5], &Device::Cpu).expect("a tensor");
+    own.insert("vit.pooler.dense.bias".to_owned(), pooler);
+    write_altered("vit-tiny", &own, &backbone);
 
     let converted =
         train(&["convert", "--save-dtype", "bf16"], &[("--model", &backbone), ("--output", &output)]);
@@ -189,11 +204,10 @@ fn a_backbone_without_a_head_is_converted_as_one() {
     let said = text(&converted.stdout);
     assert!(said.contains("no classification head"), "{said}");
     assert!(said.contains("left behind: vit.pooler\n"), "{said}");
-    let written = candle_core::safetensors::load(output.join("model.safetensors"), &candle_core::Device::Cpu);
-    let written = written.expect("weights");
+    let written = tensors(&output.join("model.safetensors"));
     assert_eq!(written.len(), classifier_s, "no head is made up");
     assert_eq!(std::fs::read_dir(&output).expect("a folder").count(), 3, "nothing hidden is left");
-    assert!(written.values().all(|tensor| tensor.dtype() == candle_core::DType::BF16));
+    assert!(written.values().all(|tensor| tensor.dtype() == DType::BF16));
 }
 
 #[test]
@@ -201,22 +215,17 @@ fn a_headless_timm_model_is_converted_as_one_and_absolute_positions_are_refused(
     let folder = tempfile::tempdir().expect("a folder");
     let (model, output) = (folder.path().join("model"), folder.path().join("converted"));
     std::fs::create_dir(&model).expect("a folder");
-    std::fs::copy(tests("goldens/beit-tiny-timm/config.json"), model.join("config.json")).expect("copied");
-    let weights = tests("goldens/beit-tiny-timm/model.safetensors");
-    let mut tensors = candle_core::safetensors::load(weights, &candle_core::Device::Cpu).expect("weights");
-    tensors.retain(|name, _| !name.starts_with("head."));
-    let mut convert = || {
-        candle_core::safetensors::save(&tensors, model.join("model.safetensors")).expect("saved");
-        let words: [(&str, &Path); 2] = [("--model", &model), ("--output", &output)];
-        let converted = train(&["convert", "--overwrite"], &words);
-        let positions = candle_core::Tensor::new(&[0f32], &candle_core::Device::Cpu).expect("a tensor");
-        tensors.insert("pos_embed".to_owned(), positions);
-        converted
+    let mut own = tensors(&tests("goldens/beit-tiny-timm/model.safetensors"));
+    own.retain(|name, _| !name.starts_with("head."));
+    let convert = |own: &Tensors| {
+        write_altered("beit-tiny-timm", own, &model);
+        train(&["convert", "--overwrite"], &[("--model", &model), ("--output", &output)])
     };
-    let converted = convert();
+    let converted = convert(&own);
     assert_eq!(converted.status.code(), Some(0), "{}", text(&converted.stderr));
     assert!(text(&converted.stdout).contains("no classification head"), "{}", text(&converted.stdout));
-    let refused = convert();
+    own.insert("pos_embed".to_owned(), Tensor::new(&[0f32], &Device::Cpu).expect("a tensor"));
+    let refused = convert(&own);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("absolute positions"), "{}", text(&refused.stderr));
 }
@@ -226,15 +235,11 @@ fn a_conversion_to_a_type_that_cannot_hold_a_weight_is_refused_and_leaves_nothin
     let folder = tempfile::tempdir().expect("a folder");
     let (model, output) = (folder.path().join("model"), folder.path().join("new/converted"));
     std::fs::create_dir(&model).expect("a folder");
-    for file in ["config.json", "preprocessor_config.json"] {
-        std::fs::copy(tests("goldens/vit-tiny").join(file), model.join(file)).expect("copied");
-    }
-    let weights = tests("goldens/vit-tiny/model.safetensors");
-    let mut tensors = candle_core::safetensors::load(weights, &candle_core::Device::Cpu).expect("weights");
+    let mut own = tensors(&tests("goldens/vit-tiny/model.safetensors"));
     let name = "vit.layernorm.weight";
-    let large = (tensors[name].ones_like().expect("ones") * 1e5).expect("a tensor");
-    tensors.insert(name.to_owned(), large);
-    candle_core::safetensors::save(&tensors, model.join("model.safetensors")).expect("saved");
+    let large = (own[name].ones_like().expect("ones") * 1e5).expect("a tensor");
+    own.insert(name.to_owned(), large);
+    write_altered("vit-tiny", &own, &model);
 
     let words: [(&str, &Path); 2] = [("--model", &model), ("--output", &output)];
     let refused = train(&["convert", "--save-dtype", "f16"], &words);
@@ -252,7 +257,6 @@ fn a_conversion_to_a_type_that_cannot_hold_a_weight_is_refused_and_leaves_nothin
     );
     assert_eq!(fitted.status.code(), Some(0), "{}", text(&fitted.stderr));
     assert!(text(&fitted.stderr).contains("written in f32"), "{}", text(&fitted.stderr));
-    let merged = run.join("merged/model.safetensors");
-    let merged = candle_core::safetensors::load(merged, &candle_core::Device::Cpu).expect("weights");
-    assert!(merged.values().all(|tensor| tensor.dtype() == candle_core::DType::F32));
+    let merged = tensors(&run.join("merged/model.safetensors"));
+    assert!(merged.values().all(|tensor| tensor.dtype() == DType::F32));
 }
