@@ -200,6 +200,8 @@ impl Gradients {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
+    use featherlight::ops::device::Placement;
 
     /// As transformers 5.23.0's `Trainer.get_decay_parameter_names` sorts them.
     #[test]
@@ -226,8 +228,6 @@ mod tests {
             assert!(!is_decayed(name), "{name}");
         }
     }
-    use candle_core::Device;
-    use featherlight::ops::device::Placement;
 
     fn parameter() -> Parameter {
         let values = Tensor::new(&[[1f32, -2.], [3., 0.5]], &Device::Cpu).unwrap();
