@@ -75,4 +75,10 @@ impl Telemetry {
         let ModelLabels { model, architecture, device, dtype } = labels;
         self.model_info.with_label_values(&[model, architecture, device, dtype]).set(1);
     }
+
+    /// Takes a model out of `featherlight_model_info`; one that was not there is none to take out.
+    pub fn hide_model(&self, labels: ModelLabels<'_>) {
+        let ModelLabels { model, architecture, device, dtype } = labels;
+        let _ = self.model_info.remove_label_values(&[model, architecture, device, dtype]);
+    }
 }

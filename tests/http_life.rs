@@ -11,7 +11,7 @@ mod service;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use featherlight::engine::DeviceChoice;
+use featherlight::engine::{BatchLimit, DeviceChoice};
 use featherlight::ops::device::{CudaInfo, DeviceInfo, Precision};
 use serde_json::json;
 use service::load::Load;
@@ -54,7 +54,7 @@ fn every_metric_exists_at_zero_before_the_first_request() {
 
 #[test]
 fn at_rest_as_many_requests_were_answered_as_received_clients_that_left_included() {
-    let service = Running::with_settings(|settings| settings.engine.max_batch_size = 1);
+    let service = Running::with_settings(|settings| settings.engine.max_batch_size = BatchLimit::Fixed(1));
     let photo = photos::plain([90, 0, 0]);
     service.hand.hold();
     let mut leavers = Vec::new();
@@ -190,7 +190,7 @@ fn the_information_names_the_devices_and_what_is_known_of_them() {
 #[test]
 fn after_a_lost_device_the_end_waits_for_nothing_and_who_waits_is_told() {
     let mut service = Running::with_settings(|settings| {
-        settings.engine.max_batch_size = 1;
+        settings.engine.max_batch_size = BatchLimit::Fixed(1);
         settings.drain_delay = Duration::from_secs(600);
         settings.shutdown_grace = Duration::from_secs(600);
     });

@@ -5,6 +5,7 @@
 
 mod bench;
 mod model;
+mod named;
 mod predict;
 #[cfg(feature = "pull")]
 mod pull;
@@ -13,6 +14,7 @@ mod values;
 
 pub use bench::{Bench, Subject};
 pub use model::{Inspect, Verify};
+pub use named::NamedFolder;
 pub use predict::{Predict, Target};
 #[cfg(feature = "pull")]
 pub use pull::Pull;
@@ -138,6 +140,8 @@ fn flag(id: &str) -> String {
 mod tests {
     use super::*;
 
+    use featherlight::engine::BatchLimit;
+
     fn read(line: &str) -> Result<Command, clap::Error> {
         let words = std::iter::once("featherlight").chain(line.split_whitespace()).map(OsString::from);
         Cli::read(words).map(|cli| cli.command)
@@ -160,7 +164,7 @@ mod tests {
         let Ok(Command::Serve(serve)) = read("--port 9000 --max-batch-size 3") else {
             unreachable!("flags of serve are taken without its name")
         };
-        assert_eq!((serve.port, serve.max_batch_size), (9000, Some(3)));
+        assert_eq!((serve.port, serve.max_batch_size), (9000, Some(BatchLimit::Fixed(3))));
         assert!(matches!(read("serve --port 9000"), Ok(Command::Serve(_))));
         for line in ["--help", "-V"] {
             assert_eq!(read(line).err().map(|error| error.exit_code()), Some(0), "{line}");

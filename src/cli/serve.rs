@@ -1,7 +1,9 @@
 //! `featherlight serve`.
 
-use super::values::Compute;
+use super::named::{NamedFolder, named_folders};
+use super::values::{Compute, count, switch};
 use clap::{Args, ValueEnum};
+use featherlight::engine::BatchLimit;
 use std::path::PathBuf;
 
 /// How log lines are written.
@@ -16,12 +18,19 @@ pub enum Log {
 /// `featherlight serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Model folder [default: the demo model compiled in]
-    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "DIR")]
-    pub model: Option<PathBuf>,
-    /// PEFT adapter folder, merged into the model when it is loaded
-    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
+    /// Model folder, with the name that clients call it if it is to have another than the folder's; may be given more than once,
+    /// and the first is what /classify asks [default: the demo model compiled in]
+    #[arg(long, env = "FEATHERLIGHT_MODEL", value_name = "[NAME=]DIR", value_parser = named_folders)]
+    pub model: Vec<Vec<NamedFolder>>,
+    /// PEFT adapter folder, merged into the model (of that name, where there are several) when it is loaded
+    #[arg(long, env = "FEATHERLIGHT_ADAPTER", value_name = "[NAME=]DIR", value_parser = named_folders)]
+    pub adapter: Vec<Vec<NamedFolder>>,
+    /// Folder of model folders: each is served under its folder's name
+    #[arg(long, env = "FEATHERLIGHT_MODEL_REPOSITORY", value_name = "DIR")]
+    pub model_repository: Option<PathBuf>,
+    /// Load a model anew when its folder changes, and new folders of the repository
+    #[arg(long, env = "FEATHERLIGHT_WATCH", value_parser = switch())]
+    pub watch: bool,
     /// Address to listen on
     #[arg(long, env = "FEATHERLIGHT_HOST", default_value = "127.0.0.1")]
     pub host: String,
@@ -31,9 +40,12 @@ pub struct Serve {
     /// Where and in what the model computes
     #[command(flatten)]
     pub compute: Compute,
-    /// Photos in one forward pass, at most [default: 8]
-    #[arg(long, env = "FEATHERLIGHT_MAX_BATCH_SIZE", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_batch_size: Option<u32>,
+    /// CPU workers that share the queue, the weights and the cores, with --device cpu
+    #[arg(long, env = "FEATHERLIGHT_CPU_WORKERS", value_name = "N", value_parser = count(256), default_value_t = 1)]
+    pub cpu_workers: u32,
+    /// Photos in one forward pass, at most; auto measures, at most 20 s for each model, where more make it no faster [default: 8]
+    #[arg(long, env = "FEATHERLIGHT_MAX_BATCH_SIZE", value_name = "N|auto", value_parser = batch_limit)]
+    pub max_batch_size: Option<BatchLimit>,
     /// How long a small batch is held back for company
     #[arg(long, env = "FEATHERLIGHT_MAX_QUEUE_DELAY_MS", value_name = "MS", default_value_t = 0)]
     pub max_queue_delay_ms: u64,
@@ -80,4 +92,14 @@ pub struct Serve {
     /// How log lines are written
     #[arg(long, env = "FEATHERLIGHT_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: Log,
+}
+
+/// A whole number from 1, or `auto`.
+fn batch_limit(text: &str) -> Result<BatchLimit, String> {
+    if text == "auto" {
+        return Ok(BatchLimit::Auto);
+    }
+    let size = text.parse::<u32>().ok().filter(|size| *size > 0);
+    size.map(|size| BatchLimit::Fixed(size as usize))
+        .ok_or_else(|| "a whole number from 1, or auto, wanted".to_owned())
 }

@@ -14,7 +14,20 @@ pub enum EngineError {
     /// No free slot.
     #[error("the queue is full; try again in {} s", .retry_after.as_secs())]
     Overloaded {
-        /// Queued photos × measured seconds a photo ÷ devices, whole seconds, at least one.
+        /// Queued photos × measured seconds a photo, whole seconds, at least one.
+        retry_after: Duration,
+    },
+    /// The photos ahead take longer than the time left until the deadline.
+    #[error(
+        "the answer would take about {} s, more than the {} s left; try again in {} s", tenths(.wait), tenths(.left),
+        .retry_after.as_secs()
+    )]
+    DeadlineUnmeetable {
+        /// Until the answer, by measure.
+        wait: Duration,
+        /// Until the deadline.
+        left: Duration,
+        /// As [`EngineError::Overloaded`]'s.
         retry_after: Duration,
     },
     /// The device had no memory for the photo, not even in half a batch; another time it may.
@@ -23,13 +36,10 @@ pub enum EngineError {
         /// As [`EngineError::Overloaded`]'s.
         retry_after: Duration,
     },
-    /// The model is still being loaded or warmed.
-    #[error("the model is not loaded yet")]
-    NotReady,
     /// Admission has ended, or ended before this photo's turn came.
     #[error("the service is shutting down")]
     ShuttingDown,
-    /// The model could not be built, or the device failed.
+    /// A device failed, or the models to start with could not be loaded.
     #[error("the device is unavailable: {reason}")]
     DeviceUnavailable {
         /// For the log.
@@ -38,13 +48,11 @@ pub enum EngineError {
     /// The deadline passed before the scores came.
     #[error("the deadline passed before the answer")]
     DeadlineExceeded,
-    /// The request names a model that is not served.
-    #[error("no model `{name}`; the model served is `{known}`")]
-    UnknownModel {
-        /// The name asked for.
-        name: String,
-        /// The name that would be right.
-        known: Arc<str>,
+    /// A model could not be loaded or warmed; those that are loaded already work on.
+    #[error("{reason}")]
+    Load {
+        /// Which file or device, and what is wrong with it.
+        reason: String,
     },
     /// More photos in one request than the queue ever holds.
     #[error("{sent} photos in one request, at most {limit} are taken")]
@@ -53,6 +61,14 @@ pub enum EngineError {
         sent: usize,
         /// Slots there are in all.
         limit: usize,
+    },
+    /// Pixels of another size than the model takes.
+    #[error("{}×{} pixels (height × width); the model takes {}×{}", .found.0, .found.1, .want.0, .want.1)]
+    PixelSize {
+        /// Height and width of the model's input.
+        want: (usize, usize),
+        /// Height and width in the request.
+        found: (usize, usize),
     },
     /// A tensor of the wrong size.
     #[error("a tensor of {found} values; the model takes {want} (3 × height × width)")]
@@ -71,4 +87,9 @@ pub enum EngineError {
     /// A fault of the service.
     #[error("internal: {0}")]
     Internal(String),
+}
+
+/// Seconds, fit for a message.
+fn tenths(time: &Duration) -> String {
+    format!("{:.1}", time.as_secs_f64())
 }

@@ -1,15 +1,19 @@
-//! What callers hold: [`Engine`], which admits photos, and a [`Ticket`] for each one admitted.
+//! What callers hold: [`Engine`], which loads models and admits photos.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::queue::{Call, Entry};
+use super::call::{Call, Claim};
+use super::clock::Clock;
+use super::device::{self, LoadOrder};
+use super::queue::Entry;
 use super::shared::Shared;
+use super::ticket::over;
 use super::{
-    DeviceState, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, ModelSpec, Prepare,
-    Prepared, RunnerFactory, Scores, decode_pool, worker,
+    DeviceState, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, Model, ModelParts,
+    ModelSpec, Prepared, Scores, Ticket, decode_pool,
 };
 
 /// Ends the threads when the last handle of the engine is gone.
@@ -29,33 +33,65 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the decode pool and one thread for each of `factories`, which all take from one queue; returns before the model
-    /// is built (see [`Engine::status`]).
-    ///
-    /// A factory runs on its device's own thread. The engine is ready once each of them has returned and its runner has
-    /// passed its [`Warmup`](super::Warmup).
+    /// Starts the decode pool and one thread for each of `devices` (`cpu`, `cuda:0`), which all take from one queue. There is no
+    /// model yet: see [`Engine::load`].
     ///
     /// # Errors
-    /// [`EngineError::Internal`] when there is no factory, or the system refuses a thread.
+    /// [`EngineError::Internal`] when there is no device, or the system refuses a thread.
     pub fn start(
         settings: EngineSettings,
-        model: ModelSpec,
-        prepare: Arc<dyn Prepare>,
-        factories: Vec<RunnerFactory>,
+        devices: Vec<Arc<str>>,
         metrics: EngineMetrics,
     ) -> Result<Self, EngineError> {
-        if factories.is_empty() {
+        if devices.is_empty() {
             return Err(EngineError::Internal("no device for the engine".to_owned()));
         }
-        let devices = factories.iter().map(|factory| factory.device().into());
-        let shared = Arc::new(Shared::new(settings, model, metrics, devices));
+        let shared = Arc::new(Shared::new(settings, devices, metrics, Clock::default()));
         let engine = Self { _closer: Arc::new(Closer(shared.clone())), shared: shared.clone() };
         let refused = |error| EngineError::Internal(format!("no thread for the engine: {error}"));
-        decode_pool::spawn(&shared, &prepare).map_err(refused)?;
-        for (index, factory) in factories.into_iter().enumerate() {
-            worker::spawn(shared.clone(), index, factory).map_err(refused)?;
+        decode_pool::spawn(&shared).map_err(refused)?;
+        for index in 0..shared.device_count() {
+            device::spawn(shared.clone(), index).map_err(refused)?;
         }
         Ok(engine)
+    }
+
+    /// Brings a model to every device: each builds a runner of its own on its thread, in pieces between the batches of models that
+    /// are there already, and passes its [`Warmup`](super::Warmup). The model may be used as soon as it is returned, and leaves
+    /// the devices when its last handle is dropped.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] when it cannot be built or warmed on one of them: the others' models are not touched.
+    /// `ShuttingDown`, `DeviceUnavailable` by the engine's status; `Internal` when there is not one runner a device.
+    pub async fn load(&self, parts: ModelParts) -> Result<Model, EngineError> {
+        self.open()?;
+        let (shared, ModelParts { spec, prepare, runners }) = (&self.shared, parts);
+        let devices = shared.device_count();
+        if runners.len() != devices {
+            let detail = format!("{} runners for {devices} devices", runners.len());
+            return Err(EngineError::Internal(detail));
+        }
+        let model = Model::new(spec, prepare, devices);
+        let mut status = self.status();
+        let mut answers = Vec::with_capacity(devices);
+        for (index, factory) in runners.into_iter().enumerate() {
+            let (reply, answer) = oneshot::channel();
+            shared.order(index, LoadOrder { model: model.clone(), factory, reply });
+            answers.push(answer);
+        }
+        for answer in answers {
+            tokio::select! {
+                biased;
+                answer = answer => answer.unwrap_or_else(|_| Err(shared.closed_error()))?,
+                end = over(&mut status) => return Err(end),
+            }
+        }
+        Ok(model)
+    }
+
+    /// Ends the engine as if a device had failed: there is nothing that it could be used for.
+    pub fn give_up(&self, reason: &str) {
+        self.shared.fail(reason);
     }
 
     /// What is known of each device, in the order of the factories.
@@ -73,8 +109,7 @@ impl Engine {
         self.shared.slots.used()
     }
 
-    /// The time a client should stay away: photos queued × measured seconds a photo ÷ devices,
-    /// rounded up, at least one second.
+    /// The time a client should stay away: photos queued × measured seconds a photo, rounded up, at least one second.
     pub fn retry_after(&self) -> Duration {
         self.shared.pace.retry_after(self.shared.slots.used())
     }
@@ -83,49 +118,37 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::admit`] for one photo.
-    pub fn admissible(&self) -> Result<(), EngineError> {
+    pub fn admissible(&self, deadline: Instant) -> Result<(), EngineError> {
         self.open()?;
-        if self.shared.slots.free() > 0 {
-            return Ok(());
+        if self.shared.slots.free() == 0 {
+            self.sweep();
         }
-        self.sweep();
-        if self.shared.slots.free() > 0 { Ok(()) } else { Err(self.overloaded()) }
+        if self.shared.slots.free() == 0 {
+            return Err(self.overloaded());
+        }
+        self.in_time(1, deadline)
     }
 
     /// Admits all of `inputs` or none, without waiting. Dropping a [`Ticket`] withdraws its photo.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] when there are fewer free slots than inputs; `NotReady`, `ShuttingDown`,
-    /// `DeviceUnavailable` by the engine's status; `UnknownModel`, `TooManyPhotos`, `TensorSize`, `DeadlineExceeded`.
+    /// [`EngineError::Overloaded`] when there are fewer free slots than inputs, `DeadlineUnmeetable` when the photos ahead
+    /// take too long by measure; `ShuttingDown`, `DeviceUnavailable` by the engine's status; `TooManyPhotos`, `PixelSize`,
+    /// `TensorSize`, `DeadlineExceeded`.
     pub fn admit(
         &self,
         inputs: Vec<Input>,
-        model: Option<&str>,
+        model: &Model,
         deadline: Instant,
     ) -> Result<Vec<Ticket>, EngineError> {
         self.open()?;
         let shared = &self.shared;
-        if let Some(name) = model.filter(|name| **name != *shared.model.name) {
-            return Err(EngineError::UnknownModel {
-                name: name.to_owned(),
-                known: shared.model.name.clone(),
-            });
-        }
         let limit = shared.settings.max_queue_size;
         if inputs.len() > limit {
             return Err(EngineError::TooManyPhotos { sent: inputs.len(), limit });
         }
-        let want = 3 * shared.model.height * shared.model.width;
-        let tensors = inputs.iter().filter_map(|input| match input {
-            Input::Tensor(values) => Some(values.len()),
-            Input::Photo(_) => None,
-        });
-        if let Some(found) = tensors.into_iter().find(|found| *found != want) {
-            return Err(EngineError::TensorSize { want, found });
-        }
-        if deadline <= Instant::now() {
-            return Err(EngineError::DeadlineExceeded);
-        }
+        inputs.iter().try_for_each(|input| fits(input, model.spec()))?;
+        self.in_time(inputs.len(), deadline)?;
         let slots = match shared.slots.take(inputs.len()) {
             Some(slots) => slots,
             None => {
@@ -133,15 +156,22 @@ impl Engine {
                 shared.slots.take(inputs.len()).ok_or_else(|| self.overloaded())?
             }
         };
+        let now = shared.clock.now();
+        if shared.outstanding.count() == 0 {
+            shared.pace.begun(now);
+        }
         let tickets = inputs.into_iter().zip(slots).map(|(input, slot)| {
             let (reply, answer) = oneshot::channel();
-            let call = Call::new(deadline, slot, reply, shared.outstanding.enter());
+            let claim =
+                Claim { model: model.clone(), deadline, slot, reply, unanswered: shared.outstanding.enter() };
+            let call = Call::new(claim, now);
             match input {
                 Input::Photo(payload) => {
                     if let Err(refused) = shared.encoded.push(Entry { payload, call }) {
                         refused.call.answer(Err(shared.closed_error()));
                     }
                 }
+                Input::Pixels(pixels) => shared.push_ready(Entry { payload: Prepared::Pixels(pixels), call }),
                 Input::Tensor(values) => shared.push_ready(Entry { payload: Prepared::Tensor(values), call }),
             }
             Ticket { answer, deadline, status: shared.status.subscribe() }
@@ -156,7 +186,7 @@ impl Engine {
     pub async fn submit(
         &self,
         input: Input,
-        model: Option<&str>,
+        model: &Model,
         deadline: Instant,
     ) -> Result<Scores, EngineError> {
         match self.admit(vec![input], model, deadline)?.pop() {
@@ -172,7 +202,7 @@ impl Engine {
     pub async fn submit_many(
         &self,
         inputs: Vec<Input>,
-        model: Option<&str>,
+        model: &Model,
         deadline: Instant,
     ) -> Result<Vec<Result<Scores, EngineError>>, EngineError> {
         let mut answers = Vec::with_capacity(inputs.len());
@@ -187,7 +217,7 @@ impl Engine {
     /// within the grace.
     pub async fn drain(&self, grace: Duration) -> bool {
         self.shared.status.send_if_modified(|status| {
-            let open = matches!(status, EngineStatus::Starting | EngineStatus::Ready);
+            let open = *status == EngineStatus::Ready;
             if open {
                 *status = EngineStatus::Draining;
             }
@@ -212,13 +242,33 @@ impl Engine {
         empty
     }
 
+    /// Lets the engine believe that a photo takes so long.
+    #[cfg(test)]
+    pub(super) fn pretend_pace(&self, each: std::time::Duration) {
+        self.shared.pace.warmed(each, 1, 1);
+    }
+
     fn open(&self) -> Result<(), EngineError> {
         match &*self.shared.status.borrow() {
             EngineStatus::Ready => Ok(()),
-            EngineStatus::Starting => Err(EngineError::NotReady),
             EngineStatus::Draining | EngineStatus::Stopped => Err(EngineError::ShuttingDown),
             EngineStatus::Failed(reason) => Err(EngineError::DeviceUnavailable { reason: reason.clone() }),
         }
+    }
+
+    /// Whether `photos` more can be answered until `deadline`, by the pace so far. Where none is ahead it is always tried:
+    /// a pace that was measured in a bad moment could otherwise never be measured again.
+    fn in_time(&self, photos: usize, deadline: Instant) -> Result<(), EngineError> {
+        let left = deadline.saturating_duration_since(self.shared.clock.now());
+        if left.is_zero() {
+            return Err(EngineError::DeadlineExceeded);
+        }
+        let ahead = self.shared.outstanding.count();
+        let wait = self.shared.pace.answered(ahead, photos);
+        if ahead > 0 && wait > left {
+            return Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() });
+        }
+        Ok(())
     }
 
     fn overloaded(&self) -> EngineError {
@@ -227,44 +277,24 @@ impl Engine {
 
     /// Clears entries nobody waits for any more, so that they do not hold slots while the device is busy.
     fn sweep(&self) {
-        let now = Instant::now();
+        let now = self.shared.clock.now();
         self.shared.encoded.sweep(now);
         self.shared.ready.sweep(now);
     }
 }
 
-/// The claim to one admitted photo's answer. Dropping it withdraws the photo wherever it waits.
-#[derive(Debug)]
-pub struct Ticket {
-    answer: oneshot::Receiver<Result<Scores, EngineError>>,
-    deadline: Instant,
-    status: watch::Receiver<EngineStatus>,
-}
-
-impl Ticket {
-    /// Waits for the scores, at the longest until the deadline or the engine's end, even if the device hangs.
-    ///
-    /// # Errors
-    /// `DeadlineExceeded`; `Photo` when it cannot be decoded; `OutOfMemory`, `NonFinite`, `DeviceUnavailable`,
-    /// `ShuttingDown`, `Internal`.
-    pub async fn wait(mut self) -> Result<Scores, EngineError> {
-        // Where several are true at once the first line wins: an answer that is there is given.
-        tokio::select! {
-            biased;
-            answer = self.answer => answer.unwrap_or_else(|_| {
-                Err(EngineError::Internal("an entry was dropped without an answer".to_owned()))
-            }),
-            end = over(&mut self.status) => Err(end),
-            () = tokio::time::sleep_until(self.deadline.into()) => Err(EngineError::DeadlineExceeded),
+/// Whether what is no encoded photo has the model's size.
+fn fits(input: &Input, spec: &ModelSpec) -> Result<(), EngineError> {
+    let want = (spec.height, spec.width);
+    match input {
+        Input::Photo(_) => Ok(()),
+        Input::Pixels(pixels) => {
+            let found = (pixels.height(), pixels.width());
+            if found == want { Ok(()) } else { Err(EngineError::PixelSize { want, found }) }
         }
-    }
-}
-
-/// Waits until nobody is answered any more, and says why.
-async fn over(status: &mut watch::Receiver<EngineStatus>) -> EngineError {
-    let end = |status: &EngineStatus| matches!(status, EngineStatus::Stopped | EngineStatus::Failed(_));
-    match status.wait_for(end).await.as_deref() {
-        Ok(EngineStatus::Failed(reason)) => EngineError::DeviceUnavailable { reason: reason.clone() },
-        _ => EngineError::ShuttingDown,
+        Input::Tensor(values) => {
+            let (want, found) = (3 * want.0 * want.1, values.len());
+            if found == want { Ok(()) } else { Err(EngineError::TensorSize { want, found }) }
+        }
     }
 }

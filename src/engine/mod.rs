@@ -1,24 +1,30 @@
 //! The engine: photos in, raw scores out, across one thread a device.
 //!
 //! `http` calls [`Engine::admit`] or [`Engine::submit`]; an admitted photo holds a slot, is decoded by the decode pool,
-//! waits in the queue and is taken by the first free device's thread with whatever else waits there. `main` starts the
-//! engine with factories that build a [`Runner`] each, on the device's own thread. Nothing here knows about HTTP, files or
-//! tensors.
+//! waits in the queue and is taken by the first free device's thread with whatever else of its model waits there.
+//! [`Engine::load`] brings a [`Model`] to every device, while those that are there go on: its factories build a [`Runner`]
+//! each, on the device's own thread. Nothing here knows about HTTP, files or tensors.
 
 mod batcher;
+mod call;
+mod clock;
 mod decode_pool;
+mod device;
 mod error;
 mod handle;
+mod knee;
 mod metrics;
+mod model;
 mod model_runner;
+mod pace;
 mod queue;
 mod runner;
 mod shared;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod warm_up;
-mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +32,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use error::EngineError;
-pub use handle::{Engine, Ticket};
+pub use handle::Engine;
 pub use metrics::EngineMetrics;
-pub use model_runner::{DeviceChoice, built_runner, model_runner, photo_input};
-pub use runner::{Runner, RunnerError, RunnerFactory, Warmup};
+pub use model::Model;
+pub use model_runner::{DeviceChoice, LoadedParts, device_names};
+pub use runner::{Breathe, Runner, RunnerError, RunnerFactory, Warmup};
 pub use shared::DeviceState;
+pub use ticket::Ticket;
 
 use crate::image::{ImageError, Pixels};
 
@@ -39,6 +47,8 @@ use crate::image::{ImageError, Pixels};
 pub enum Input {
     /// The bytes of an image file; decoded, resized and cropped by the decode pool.
     Photo(Bytes),
+    /// `height × width × 3`, u8, of the model's own size; the device normalises.
+    Pixels(Pixels),
     /// Normalised values, `3 × height × width`; goes to the device as it is.
     Tensor(Vec<f32>),
 }
@@ -63,10 +73,10 @@ pub trait Prepare: Fn(&[u8]) -> Result<Pixels, ImageError> + Send + Sync {}
 
 impl<F: Fn(&[u8]) -> Result<Pixels, ImageError> + Send + Sync> Prepare for F {}
 
-/// What the engine must know about the model its devices run.
+/// What the engine must know about a model.
 #[derive(Debug, Clone)]
 pub struct ModelSpec {
-    /// The name clients use; [`Engine::admit`] refuses any other.
+    /// Its name, for logs.
     pub name: Arc<str>,
     /// Height of the model's input, pixels.
     pub height: usize,
@@ -74,11 +84,30 @@ pub struct ModelSpec {
     pub width: usize,
 }
 
+/// What [`Engine::load`] makes a [`Model`] of.
+pub struct ModelParts {
+    /// Name and size.
+    pub spec: ModelSpec,
+    /// Turns photos into the model's pixels.
+    pub prepare: Arc<dyn Prepare>,
+    /// One a device, in the engine's order.
+    pub runners: Vec<RunnerFactory>,
+}
+
+/// Photos in one forward pass, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchLimit {
+    /// So many; a device with too little memory for them takes fewer.
+    Fixed(usize),
+    /// Where a larger batch makes no more photos a second, found by each device when it warms a model.
+    Auto,
+}
+
 /// The engine's part of the service's settings.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
-    /// Photos in one forward pass, at most; a device with too little memory for them takes fewer (see [`DeviceState`]).
-    pub max_batch_size: usize,
+    /// Photos in one forward pass, at most; what came of it on each device: [`Model::max_batch_sizes`].
+    pub max_batch_size: BatchLimit,
     /// How long a batch below the limit is held back for company; zero: not at all.
     pub max_queue_delay: Duration,
     /// Photos admitted and not yet taken by the device, at most; decoding ones included.
@@ -88,11 +117,11 @@ pub struct EngineSettings {
 }
 
 impl Default for EngineSettings {
-    /// Batches of 8, up to 32 of them waiting; one decode thread a core, at most four: the device needs cores too.
+    /// Batches of up to 8, 256 photos waiting, one decode thread a core and at most four. Why: docs/PERFORMANCE.md.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            max_batch_size: 8,
+            max_batch_size: BatchLimit::Fixed(8),
             max_queue_delay: Duration::ZERO,
             max_queue_size: 256,
             decode_threads: cores.min(4),
@@ -103,13 +132,11 @@ impl Default for EngineSettings {
 /// Where the engine stands; watch it with [`Engine::status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineStatus {
-    /// The model is being loaded or warmed, on one device at least.
-    Starting,
-    /// Photos are admitted.
+    /// Photos are admitted, for models that are loaded.
     Ready,
     /// No photo is admitted any more; those admitted are being answered.
     Draining,
-    /// The model could not be built, or a device failed; for good.
+    /// A device failed, or there was no model to begin with; for good.
     Failed(Arc<str>),
     /// The drain is over; nobody is answered any more.
     Stopped,

@@ -3,10 +3,11 @@
 //! Whoever starts an [`Engine`](super::Engine) over a model folder (the service, the folder predictor, the benchmark) takes
 //! the parts from here.
 
-use super::{ModelSpec, Prepare, Prepared, Runner, RunnerError, RunnerFactory, Warmup};
+use super::{Breathe, ModelParts, ModelSpec, Prepared, Runner, RunnerError, RunnerFactory, Warmup};
 use crate::image::{DecodeLimits, Processor};
-use crate::model::{LoadedModel, ModelError, ModelFolder, Photo};
+use crate::model::{Config, LoadedModel, ModelError, ModelFolder, Photo};
 use crate::ops::device::{DeviceInfo, Fault, Memory, Placement, Precision, in_a_line};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub struct DeviceChoice {
 struct ModelRunner {
     model: LoadedModel,
     device: DeviceInfo,
+    /// The threads of one CPU worker among several; without, the process's.
+    threads: Option<ThreadPool>,
 }
 
 impl Runner for ModelRunner {
@@ -33,11 +36,15 @@ impl Runner for ModelRunner {
                 Prepared::Tensor(values) => Photo::Tensor(values),
             })
             .collect();
-        self.model.logits(&photos).map_err(|error| {
+        let logits = match &self.threads {
+            Some(threads) => threads.install(|| self.model.logits(&photos)),
+            None => self.model.logits(&photos),
+        };
+        logits.map_err(|error| {
             let text = in_a_line(&error);
             match Fault::of(&error) {
                 Fault::OutOfMemory => RunnerError::OutOfMemory(text),
-                Fault::Lost => RunnerError::Device(format!("{} is lost: {text}", self.device.name())),
+                Fault::Lost => lost(&self.device, &text),
                 Fault::Work => RunnerError::Batch(text),
             }
         })
@@ -48,42 +55,99 @@ impl Runner for ModelRunner {
     }
 }
 
-/// A factory that loads a copy of `folder`'s model (its adapter merged) on the device's thread.
-pub fn model_runner(folder: Arc<ModelFolder>, choice: DeviceChoice) -> RunnerFactory {
-    built_runner(choice, move |placement| LoadedModel::load(&folder, placement))
+fn lost(device: &DeviceInfo, text: &str) -> RunnerError {
+    RunnerError::Device(format!("{} is lost: {text}", device.name()))
 }
 
-/// A factory that opens the device on its own thread and lets `build` make the model there.
-pub fn built_runner(
-    choice: DeviceChoice,
-    build: impl FnOnce(&Placement) -> Result<LoadedModel, ModelError> + Send + 'static,
-) -> RunnerFactory {
-    let DeviceChoice { device, precision } = choice;
-    let warmup = match device {
-        DeviceInfo::Cpu => Warmup::OnePhoto,
-        DeviceInfo::Cuda(_) => Warmup::Buckets,
-    };
-    RunnerFactory::new(device.name(), warmup, move || {
-        let placement = device.place(precision).map_err(|error| RunnerError::Device(error.to_string()))?;
-        match build(&placement) {
-            Ok(model) => Ok(ModelRunner { model, device }),
-            Err(error) if out_of_memory(&error) => Err(RunnerError::OutOfMemory(error.to_string())),
-            Err(error) => Err(RunnerError::Device(error.to_string())),
+/// The names of devices, as [`Engine::start`](super::Engine::start) takes them.
+pub fn device_names(choices: &[DeviceChoice]) -> Vec<Arc<str>> {
+    choices.iter().map(|choice| choice.device.name().into()).collect()
+}
+
+/// A model on the CPU, in f32, and what else an engine needs of it.
+pub struct LoadedParts<'a> {
+    /// Its name, for logs.
+    pub name: &'a str,
+    /// Its config.
+    pub config: &'a Config,
+    /// The model itself.
+    pub model: LoadedModel,
+    /// Turns photos into its pixels …
+    pub processor: Processor,
+    /// … within these limits.
+    pub limits: DecodeLimits,
+}
+
+impl LoadedParts<'_> {
+    /// Reads `folder`'s model, its adapter merged. Blocks.
+    ///
+    /// # Errors
+    /// If weights, processor or adapter cannot be read or do not fit.
+    pub fn read<'a>(
+        name: &'a str,
+        folder: &'a ModelFolder,
+        limits: DecodeLimits,
+    ) -> Result<LoadedParts<'a>, ModelError> {
+        let processor = folder.processor()?;
+        let model = LoadedModel::load(folder, &Placement::CPU)?;
+        Ok(LoadedParts { name, config: folder.config(), model, processor, limits })
+    }
+
+    /// What [`Engine::load`](super::Engine::load) takes, with a factory for each of `choices`. CPU workers in f32 share the
+    /// weights; every other device makes a copy of its own on its thread, tensor by tensor. Several CPU workers share out the
+    /// cores.
+    pub fn on(self, choices: &[DeviceChoice]) -> ModelParts {
+        let Self { name, config, model, processor, limits } = self;
+        let (height, width) = processor.output_size();
+        let workers = choices.iter().filter(|choice| choice.device == DeviceInfo::Cpu).count();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let factory = |choice: &DeviceChoice| {
+            let cpu = choice.device == DeviceInfo::Cpu;
+            let threads = (cpu && workers > 1).then(|| (cores / workers).max(1));
+            let warmup = if cpu { Warmup::OnePhoto } else { Warmup::Buckets };
+            let (config, model, choice) = (config.clone(), model.clone(), choice.clone());
+            RunnerFactory::in_pieces(choice.device.name(), warmup, move |breathe| {
+                runner(&config, &model, choice, threads, breathe)
+            })
+        };
+        ModelParts {
+            spec: ModelSpec { name: name.into(), height, width },
+            prepare: Arc::new(move |bytes: &[u8]| processor.prepare(bytes, &limits)),
+            runners: choices.iter().map(factory).collect(),
         }
-    })
+    }
 }
 
-/// Whether the device's memory is what stands behind an error of loading.
-fn out_of_memory(error: &ModelError) -> bool {
-    let first: &(dyn Error + 'static) = error;
-    std::iter::successors(Some(first), |error| (*error).source())
-        .filter_map(|error| error.downcast_ref::<candle_core::Error>())
-        .any(|error| Fault::of(error) == Fault::OutOfMemory)
+fn runner(
+    config: &Config,
+    model: &LoadedModel,
+    choice: DeviceChoice,
+    threads: Option<usize>,
+    breathe: Breathe<'_>,
+) -> Result<ModelRunner, RunnerError> {
+    let DeviceChoice { device, precision } = choice;
+    let pool = |threads| ThreadPoolBuilder::new().num_threads(threads).build();
+    let threads = threads
+        .map(pool)
+        .transpose()
+        .map_err(|error| RunnerError::Load(format!("no threads for a CPU worker: {error}")))?;
+    if device == DeviceInfo::Cpu && precision == Precision::F32 {
+        return Ok(ModelRunner { model: model.clone(), device, threads });
+    }
+    let placement = device.place(precision).map_err(|error| RunnerError::Load(error.to_string()))?;
+    match model.copy_to(config, &placement, breathe) {
+        Ok(model) => Ok(ModelRunner { model, device, threads }),
+        Err(error) => Err(match fault(&error) {
+            Fault::OutOfMemory => RunnerError::OutOfMemory(error.to_string()),
+            Fault::Lost => lost(&device, &error.to_string()),
+            Fault::Work => RunnerError::Load(error.to_string()),
+        }),
+    }
 }
 
-/// What an engine must know about a model called `name`, and how its photos are prepared within `limits`.
-pub fn photo_input(name: &str, processor: Processor, limits: DecodeLimits) -> (ModelSpec, Arc<dyn Prepare>) {
-    let (height, width) = processor.output_size();
-    let spec = ModelSpec { name: name.into(), height, width };
-    (spec, Arc::new(move |bytes: &[u8]| processor.prepare(bytes, &limits)))
+/// What the device has to do with an error of loading.
+fn fault(error: &(dyn Error + 'static)) -> Fault {
+    std::iter::successors(Some(error), |error| (*error).source())
+        .find_map(|error| error.downcast_ref::<candle_core::Error>())
+        .map_or(Fault::Work, Fault::of)
 }

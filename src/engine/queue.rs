@@ -1,18 +1,18 @@
-//! The queue: entries that wait for a thread, the decode pool's or the device's.
+//! The queue: entries that wait for a thread, the decode pool's or a device's.
 //!
-//! Handlers and decode threads push; a thread that is free takes what [`BatchRule`] grants. An entry whose client has
-//! gone, or whose deadline has passed, is answered and counted here and never reaches a thread. Nothing in this file
-//! knows about tensors or HTTP.
+//! Handlers and decode threads push; a thread that is free takes what [`BatchRule`] grants, photos of one model at a time, the
+//! one that waits longest first. An entry whose client has gone, or whose deadline has passed, is answered and counted here and
+//! never reaches a thread. Nothing in this file knows about tensors or HTTP.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
+use super::EngineMetrics;
 use super::batcher::{BatchRule, Decision, Mood};
-use super::slots::{Slot, Unanswered};
-use super::{EngineError, EngineMetrics, Scores};
+use super::call::Call;
+use super::clock::Clock;
+use super::model::Model;
 
 /// One admitted photo: what is left to be worked on, and whom to answer.
 pub(super) struct Entry<P> {
@@ -20,70 +20,38 @@ pub(super) struct Entry<P> {
     pub(super) call: Call,
 }
 
-/// The claim of an admitted photo; ends in exactly one answer.
-pub(super) struct Call {
-    /// Past this instant the client no longer waits.
-    deadline: Instant,
-    /// Holds the place in the queue; `None` once the device has taken the entry.
-    slot: Option<Slot>,
-    /// When it came into the queue it is in.
-    arrived: Instant,
-    /// Time spent waiting in earlier queues.
-    waited: Duration,
-    reply: oneshot::Sender<Result<Scores, EngineError>>,
-    /// Counted among the unanswered until the answer is sent: a drain waits for it.
-    _unanswered: Unanswered,
-}
+/// How a thread takes from the queue.
+pub(super) trait Taker {
+    /// How batches of this model form; `None` where the thread cannot run it.
+    fn rule(&self, model: &Model) -> Option<BatchRule>;
 
-impl Call {
-    pub(super) fn new(
-        deadline: Instant,
-        slot: Slot,
-        reply: oneshot::Sender<Result<Scores, EngineError>>,
-        unanswered: Unanswered,
-    ) -> Self {
-        let arrived = Instant::now();
-        Self { deadline, slot: Some(slot), arrived, waited: Duration::ZERO, reply, _unanswered: unanswered }
+    /// Whether something else is to be done first.
+    fn interrupted(&self) -> bool {
+        false
     }
 
-    /// Answers and gives everything back. A client that has gone is no error.
-    pub(super) fn answer(mut self, result: Result<Scores, EngineError>) {
-        self.slot = None;
-        let _ = self.reply.send(result);
-    }
-
-    /// The device has it: the place is free, and the time it waited is known.
-    pub(super) fn leave_queue(&mut self) -> Duration {
-        self.slot = None;
-        self.waited
-    }
-
-    /// Answers and counts an entry nobody waits for; gives back one that is still wanted.
-    ///
-    /// The deadline is looked at first: a caller leaves when it passes, and that is no disconnection.
-    pub(super) fn unless_given_up(self, now: Instant, metrics: &EngineMetrics) -> Option<Self> {
-        if self.deadline <= now {
-            metrics.dropped_deadline.inc();
-            self.answer(Err(EngineError::DeadlineExceeded));
-            None
-        } else if self.reply.is_closed() {
-            metrics.dropped_disconnected.inc();
-            None
-        } else {
-            Some(self)
-        }
-    }
-
-    fn given_up(&self, now: Instant) -> bool {
-        self.deadline <= now || self.reply.is_closed()
+    /// How long the thread may sleep; without end where there is nothing else to do.
+    fn patience(&self) -> Option<Duration> {
+        None
     }
 }
 
-/// First in, first out; shared between threads.
+/// What became of a thread's wait.
+pub(super) enum Taken<P> {
+    /// Entries of one model, at least one.
+    Batch(Vec<Entry<P>>),
+    /// [`Taker::interrupted`], or its patience is over.
+    Nothing,
+    /// The queue is closed: there will be no more.
+    Closed,
+}
+
+/// First in, first out for each model; shared between threads.
 pub(super) struct Queue<P> {
     state: Mutex<State<P>>,
     changed: Condvar,
     metrics: EngineMetrics,
+    clock: Clock,
 }
 
 struct State<P> {
@@ -92,10 +60,17 @@ struct State<P> {
     open: bool,
 }
 
+/// What the entries that wait allow now.
+enum Look<P> {
+    Batch(Vec<Entry<P>>),
+    HoldUntil(Instant),
+    Nothing,
+}
+
 impl<P> Queue<P> {
-    pub(super) fn new(metrics: EngineMetrics) -> Self {
+    pub(super) fn new(metrics: EngineMetrics, clock: Clock) -> Self {
         let state = State { entries: VecDeque::new(), mood: Mood::Patient, open: true };
-        Self { state: Mutex::new(state), changed: Condvar::new(), metrics }
+        Self { state: Mutex::new(state), changed: Condvar::new(), metrics, clock }
     }
 
     /// Appends an entry; a closed queue hands it back.
@@ -104,41 +79,58 @@ impl<P> Queue<P> {
         if !state.open {
             return Err(entry);
         }
-        entry.call.arrived = Instant::now();
+        entry.call.arrive(self.clock.now());
         state.entries.push_back(entry);
         drop(state);
         self.changed.notify_one();
         Ok(())
     }
 
-    /// Blocks until the rule grants a batch; `None` once the queue is closed.
-    pub(super) fn take(&self, rule: &BatchRule) -> Option<Vec<Entry<P>>> {
+    /// Blocks until the taker's rule grants a batch, or something else is to be done.
+    pub(super) fn take(&self, taker: &impl Taker) -> Taken<P> {
         let mut state = self.lock();
         loop {
             if !state.open {
-                return None;
+                return Taken::Closed;
             }
-            let now = Instant::now();
-            self.discard(&mut state, now);
-            let oldest = state.entries.front().map(|entry| entry.call.arrived);
-            match rule.decide(state.entries.len(), oldest, state.mood, now) {
-                Decision::Take(count) => {
-                    let mut batch: Vec<_> = state.entries.drain(..count).collect();
-                    for entry in &mut batch {
-                        entry.call.waited += now.saturating_duration_since(entry.call.arrived);
+            if taker.interrupted() {
+                // The wake-up may have been meant for an entry: another thread shall take it meanwhile.
+                if !state.entries.is_empty() {
+                    self.changed.notify_one();
+                }
+                return Taken::Nothing;
+            }
+            let now = self.clock.now();
+            let pause = match self.look(&mut state, taker, now) {
+                Look::Batch(entries) => return Taken::Batch(entries),
+                Look::HoldUntil(due) => Some(due.saturating_duration_since(now)),
+                Look::Nothing => None,
+            };
+            match (pause, taker.patience()) {
+                (None, None) => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                (Some(pause), _) => {
+                    let woken = self.changed.wait_timeout(state, pause);
+                    state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                (None, Some(patience)) => {
+                    let woken = self.changed.wait_timeout(state, patience);
+                    let (woken, slept) = woken.unwrap_or_else(PoisonError::into_inner);
+                    if slept.timed_out() && woken.open && woken.entries.is_empty() {
+                        return Taken::Nothing;
                     }
-                    return Some(batch);
-                }
-                Decision::Sleep => {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                Decision::HoldUntil(due) => {
-                    let pause = due.saturating_duration_since(now);
-                    let woken =
-                        self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
-                    state = woken.0;
+                    state = woken;
                 }
             }
+        }
+    }
+
+    /// What the taker's rule grants at this moment, without waiting.
+    pub(super) fn try_take(&self, taker: &impl Taker) -> Option<Vec<Entry<P>>> {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        match self.look(&mut state, taker, now) {
+            Look::Batch(entries) => Some(entries),
+            Look::HoldUntil(_) | Look::Nothing => None,
         }
     }
 
@@ -153,6 +145,13 @@ impl<P> Queue<P> {
         self.changed.notify_all();
     }
 
+    /// Lets every thread look again whether it is interrupted.
+    pub(super) fn nudge(&self) {
+        // With the lock, so that none is between its look and its sleep.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
     /// Ends the queue and hands out what is left in it; threads that wait on it end.
     pub(super) fn close(&self) -> VecDeque<Entry<P>> {
         let mut state = self.lock();
@@ -161,6 +160,29 @@ impl<P> Queue<P> {
         drop(state);
         self.changed.notify_all();
         rest
+    }
+
+    /// The batch of the model whose oldest entry waits longest and whose rule grants one.
+    fn look(&self, state: &mut State<P>, taker: &impl Taker, now: Instant) -> Look<P> {
+        self.discard(state, now);
+        let (mut seen, mut hold) = (Vec::new(), None::<Instant>);
+        for index in 0..state.entries.len() {
+            let Some(first) = state.entries.get(index) else { break };
+            let id = first.call.model().id();
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            let Some(rule) = taker.rule(first.call.model()) else { continue };
+            let same = state.entries.iter().skip(index).filter(|entry| entry.call.model().id() == id);
+            let waiting = same.take(rule.limit.max(1)).count();
+            match rule.decide(waiting, Some(first.call.arrived()), state.mood, now) {
+                Decision::Take(count) => return Look::Batch(state.take_of(id, count, now)),
+                Decision::HoldUntil(due) => hold = Some(hold.map_or(due, |hold| hold.min(due))),
+                Decision::Sleep => {}
+            }
+        }
+        hold.map_or(Look::Nothing, Look::HoldUntil)
     }
 
     fn discard(&self, state: &mut State<P>, now: Instant) {
@@ -177,5 +199,22 @@ impl<P> Queue<P> {
     /// A thread that panicked holding the lock left a whole queue: no operation above can be cut in half.
     fn lock(&self) -> MutexGuard<'_, State<P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P> State<P> {
+    /// Removes the first `count` entries of a model; the others keep their order.
+    fn take_of(&mut self, model: u64, count: usize, now: Instant) -> Vec<Entry<P>> {
+        let mut batch = Vec::with_capacity(count);
+        let entries = std::mem::take(&mut self.entries);
+        for mut entry in entries {
+            if batch.len() < count && entry.call.model().id() == model {
+                entry.call.taken(now);
+                batch.push(entry);
+            } else {
+                self.entries.push_back(entry);
+            }
+        }
+        batch
     }
 }

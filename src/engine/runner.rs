@@ -9,7 +9,7 @@ pub trait Runner {
     ///
     /// # Errors
     /// [`RunnerError::Batch`] when this batch fails, [`RunnerError::OutOfMemory`] when a smaller one may succeed,
-    /// [`RunnerError::Device`] when no further one can. A panic is caught and treated as the first, so a runner must stay
+    /// [`RunnerError::Device`] when no further one can, of any model. A panic is caught and treated as the first, so a runner must stay
     /// usable after one.
     fn run(&mut self, batch: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError>;
 
@@ -43,22 +43,36 @@ impl Warmup {
     }
 }
 
+/// What a factory builds with: called between the pieces of its work, it lets photos of other models have the device.
+pub type Breathe<'a> = &'a mut dyn FnMut();
+
+type Build = Box<dyn FnOnce(Breathe<'_>) -> Result<Box<dyn Runner>, RunnerError> + Send>;
+
 /// Builds a runner on its device's own thread.
 pub struct RunnerFactory {
     device: String,
     warmup: Warmup,
-    pub(super) build: Box<dyn FnOnce() -> Result<Box<dyn Runner>, RunnerError> + Send>,
+    pub(super) build: Build,
 }
 
 impl RunnerFactory {
-    /// A factory for the device called `device` (`cpu`, `cuda:0`).
+    /// A factory for the device called `device` (`cpu`, `cuda:0`), whose work is short enough to be done in one piece.
     pub fn new<R: Runner + 'static>(
         device: impl Into<String>,
         warmup: Warmup,
         build: impl FnOnce() -> Result<R, RunnerError> + Send + 'static,
     ) -> Self {
-        let build = move || build().map(|runner| Box::new(runner) as Box<dyn Runner>);
-        Self { device: device.into(), warmup, build: Box::new(build) }
+        Self::in_pieces(device, warmup, move |_| build())
+    }
+
+    /// A factory whose work is cut in pieces: `build` calls what it is given in between.
+    pub fn in_pieces<R: Runner + 'static>(
+        device: impl Into<String>,
+        warmup: Warmup,
+        build: impl FnOnce(Breathe<'_>) -> Result<R, RunnerError> + Send + 'static,
+    ) -> Self {
+        let build: Build = Box::new(move |breathe| Ok(Box::new(build(breathe)?)));
+        Self { device: device.into(), warmup, build }
     }
 
     /// The device's name.
@@ -80,7 +94,10 @@ pub enum RunnerError {
     /// The device's memory did not suffice; a smaller batch may succeed.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
-    /// The device is lost, or the model cannot be built.
+    /// The model cannot be built or warmed; the device is sound.
+    #[error("{0}")]
+    Load(String),
+    /// The device is lost.
     #[error("{0}")]
     Device(String),
 }

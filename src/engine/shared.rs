@@ -2,14 +2,18 @@
 //!
 //! One value behind an `Arc`, made by `Engine::start`. How an engine fails is decided here.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::clock::Clock;
+use super::device::LoadOrder;
+use super::pace::Pace;
 use super::queue::{Entry, Queue};
-use super::slots::{Outstanding, Pace, Slots};
-use super::{EngineError, EngineMetrics, EngineSettings, EngineStatus, ModelSpec, Prepared};
+use super::slots::{Outstanding, Slots};
+use super::{EngineError, EngineMetrics, EngineSettings, EngineStatus, Prepared};
 use crate::ops::device::Memory;
 
 /// What is known of one device.
@@ -17,17 +21,15 @@ use crate::ops::device::Memory;
 pub struct DeviceState {
     /// Its name: `cpu`, `cuda:0`.
     pub device: Arc<str>,
-    /// Photos in one forward pass, at most: the setting, or what fitted into its memory. `None` until it is warm.
-    pub max_batch_size: Option<usize>,
-    /// Its memory, as its thread last saw it: after the warm-up, or when it ran out.
+    /// Its memory, as its thread last saw it: after a warm-up, or when it ran out.
     pub memory: Option<Memory>,
 }
 
 /// Everything that callers, decode threads and device threads share.
 pub(super) struct Shared {
     pub(super) settings: EngineSettings,
-    pub(super) model: ModelSpec,
     pub(super) metrics: EngineMetrics,
+    pub(super) clock: Clock,
     pub(super) status: watch::Sender<EngineStatus>,
     pub(super) slots: Slots,
     pub(super) outstanding: Outstanding,
@@ -36,64 +38,72 @@ pub(super) struct Shared {
     pub(super) encoded: Queue<Bytes>,
     /// Prepared photos that no device has taken yet.
     pub(super) ready: Queue<Prepared>,
-    /// One a device, in the order of the factories.
-    devices: Mutex<Vec<DeviceState>>,
+    devices: Vec<Device>,
+}
+
+/// One device, in the engine's order.
+struct Device {
+    state: Mutex<DeviceState>,
+    /// Models that it is to load.
+    orders: Mutex<VecDeque<LoadOrder>>,
 }
 
 impl Shared {
     pub(super) fn new(
         settings: EngineSettings,
-        model: ModelSpec,
+        devices: Vec<Arc<str>>,
         metrics: EngineMetrics,
-        devices: impl Iterator<Item = Arc<str>>,
+        clock: Clock,
     ) -> Self {
-        let cold = |device| DeviceState { device, max_batch_size: None, memory: None };
-        let devices: Vec<DeviceState> = devices.map(cold).collect();
+        let device = |device| Device {
+            state: Mutex::new(DeviceState { device, memory: None }),
+            orders: Mutex::default(),
+        };
         Self {
             slots: Slots::new(settings.max_queue_size, metrics.queue_size.clone()),
             outstanding: Outstanding::default(),
-            pace: Pace::of(devices.len()),
-            encoded: Queue::new(metrics.clone()),
-            ready: Queue::new(metrics.clone()),
-            status: watch::Sender::new(EngineStatus::Starting),
+            pace: Pace::default(),
+            encoded: Queue::new(metrics.clone(), clock.clone()),
+            ready: Queue::new(metrics.clone(), clock.clone()),
+            status: watch::Sender::new(EngineStatus::Ready),
             settings,
-            model,
             metrics,
-            devices: Mutex::new(devices),
+            clock,
+            devices: devices.into_iter().map(device).collect(),
         }
+    }
+
+    pub(super) fn device_count(&self) -> usize {
+        self.devices.len()
     }
 
     pub(super) fn devices(&self) -> Vec<DeviceState> {
-        self.device_states().clone()
-    }
-
-    /// Device `index` has passed its warm-up; the engine is ready when that is true of every device.
-    pub(super) fn warmed(&self, index: usize, max_batch_size: usize, memory: Option<Memory>) {
-        let mut devices = self.device_states();
-        if let Some(state) = devices.get_mut(index) {
-            *state = DeviceState { max_batch_size: Some(max_batch_size), memory, ..state.clone() };
-        }
-        let all = devices.iter().all(|state| state.max_batch_size.is_some());
-        drop(devices);
-        self.status.send_if_modified(|status| {
-            let ready = all && *status == EngineStatus::Starting;
-            if ready {
-                *status = EngineStatus::Ready;
-            }
-            ready
-        });
+        self.devices.iter().map(|device| locked(&device.state).clone()).collect()
     }
 
     /// What device `index` says of its memory now.
     pub(super) fn saw_memory(&self, index: usize, memory: Option<Memory>) {
-        if let Some(state) = self.device_states().get_mut(index) {
-            state.memory = memory;
+        if let Some(device) = self.devices.get(index) {
+            locked(&device.state).memory = memory;
         }
     }
 
-    /// Whoever panicked holding the lock left a whole list: states are replaced, not edited.
-    fn device_states(&self) -> MutexGuard<'_, Vec<DeviceState>> {
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Hands device `index` a model to load.
+    pub(super) fn order(&self, index: usize, order: LoadOrder) {
+        if let Some(device) = self.devices.get(index) {
+            locked(&device.orders).push_back(order);
+            self.ready.nudge();
+        }
+    }
+
+    /// Whether a model waits to be loaded on device `index`.
+    pub(super) fn has_order(&self, index: usize) -> bool {
+        self.devices.get(index).is_some_and(|device| !locked(&device.orders).is_empty())
+    }
+
+    /// The next model to be loaded on device `index`.
+    pub(super) fn next_order(&self, index: usize) -> Option<LoadOrder> {
+        locked(&self.devices.get(index)?.orders).pop_front()
     }
 
     /// The error for an entry that meets a closed queue.
@@ -112,10 +122,15 @@ impl Shared {
         for entry in self.ready.close() {
             entry.call.answer(Err(self.closed_error()));
         }
+        // Whoever waits for a model to be loaded learns that nobody will.
+        for device in &self.devices {
+            locked(&device.orders).clear();
+        }
     }
 
-    /// A device is lost, and the engine with it: not ready any more, and everyone who waits hears so. What the others would
-    /// still answer is given up: a process with a lost device must end, and its successor answers sooner.
+    /// A device is lost, or there is no model to begin with, and the engine with it: not ready any more, and everyone who waits
+    /// hears so. What other devices would still answer is given up: a process with a lost device must end, and its successor
+    /// answers sooner.
     pub(super) fn fail(&self, reason: &str) {
         let failed = self.status.send_if_modified(|status| {
             let first = !matches!(status, EngineStatus::Failed(_));
@@ -125,7 +140,7 @@ impl Shared {
             first
         });
         if failed {
-            tracing::error!(reason, "a device failed: no more photos are accepted");
+            tracing::error!(reason, "no more photos are accepted");
         }
         self.close();
     }
@@ -141,4 +156,9 @@ impl Shared {
             refused.call.answer(Err(self.closed_error()));
         }
     }
+}
+
+/// Whoever panicked holding one of these locks left a whole value: each is changed in one step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

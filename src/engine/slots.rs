@@ -1,11 +1,9 @@
-//! Three small counts: places in the queue, entries not yet answered, and the pace of the devices.
+//! Two small counts: places in the queue, and entries not yet answered.
 //!
-//! `Engine::admit` takes slots and enters entries; both are given back by dropping, so no path can forget them. The
-//! pace turns a number of waiting photos into the seconds a refused client should stay away.
+//! `Engine::admit` takes slots and enters entries; both are given back by dropping, so no path can forget them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus::IntGauge;
 use tokio::sync::watch;
@@ -68,6 +66,11 @@ impl Default for Outstanding {
 }
 
 impl Outstanding {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+
     pub(super) fn enter(&self) -> Unanswered {
         self.0.send_modify(|count| *count += 1);
         Unanswered(self.0.clone())
@@ -83,43 +86,6 @@ impl Outstanding {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
-    }
-}
-
-/// Measured seconds of device time a photo, an exponential mean over batches; zero until the first one.
-pub(super) struct Pace {
-    /// The mean, as bits.
-    seconds: AtomicU64,
-    /// How many take from the queue.
-    devices: usize,
-}
-
-impl Pace {
-    /// The weight of a new batch: about the last ten count, so that a change of load shows within a second or so.
-    const WEIGHT: f64 = 0.2;
-
-    pub(super) fn of(devices: usize) -> Self {
-        Self { seconds: AtomicU64::default(), devices: devices.max(1) }
-    }
-
-    /// A batch of `photos` took `time` on one device.
-    pub(super) fn record(&self, time: Duration, photos: usize) {
-        let measured = time.as_secs_f64() / photos.max(1) as f64;
-        let mean = |bits: u64| {
-            let before = f64::from_bits(bits);
-            let mean = if before > 0.0 { before + Self::WEIGHT * (measured - before) } else { measured };
-            Some(mean.to_bits())
-        };
-        // Never refused: `mean` always has a value.
-        let _ = self.seconds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, mean);
-    }
-
-    /// The time until `queued` photos are done, rounded up to whole seconds, at least one.
-    pub(super) fn retry_after(&self, queued: usize) -> Duration {
-        let each = f64::from_bits(self.seconds.load(Ordering::Relaxed));
-        let seconds = queued as f64 * each / self.devices as f64;
-        // A day bounds the conversion; no estimate of use is longer.
-        Duration::from_secs(seconds.ceil().clamp(1.0, 86_400.0) as u64)
     }
 }
 
@@ -140,27 +106,5 @@ mod tests {
         drop(two);
         assert_eq!((slots.used(), slots.gauge.get()), (0, 0));
         assert!(slots.take(3).is_some());
-    }
-
-    #[test]
-    fn the_time_to_come_back_is_photos_times_pace_rounded_up_and_at_least_a_second() {
-        let pace = Pace::of(1);
-        assert_eq!(pace.retry_after(100), Duration::from_secs(1));
-        pace.record(Duration::from_millis(2400), 8);
-        assert_eq!(pace.retry_after(1), Duration::from_secs(1));
-        assert_eq!(pace.retry_after(11), Duration::from_secs(4));
-        let two = Pace::of(2);
-        two.record(Duration::from_millis(2400), 8);
-        assert_eq!(two.retry_after(11), Duration::from_secs(2), "two devices empty the queue twice as fast");
-    }
-
-    #[test]
-    fn the_pace_follows_the_device() {
-        let pace = Pace::of(1);
-        pace.record(Duration::from_secs(1), 1);
-        for _ in 0..40 {
-            pace.record(Duration::from_secs(8), 1);
-        }
-        assert_eq!(pace.retry_after(10), Duration::from_secs(80));
     }
 }

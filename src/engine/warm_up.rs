@@ -1,13 +1,14 @@
-//! A device's start: its runner is built and warmed, and its batch limit found.
+//! A model comes to a device: its runner is built and warmed, and its batch limit found.
 //!
-//! Called by the device's thread before it takes photos. Meters are not kept here: nobody waits for blank photos.
+//! Called by the device's thread. Meters are not kept here: nobody waits for blank photos.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::runner::{Runner, RunnerError, RunnerFactory};
+use super::knee::{self, Knee};
+use super::runner::{Breathe, Runner, RunnerError, RunnerFactory, Warmup};
 use super::shared::Shared;
-use super::{Prepared, worker};
+use super::{BatchLimit, ModelSpec, Prepared, device};
 use crate::image::Pixels;
 
 /// A runner that may be given photos.
@@ -17,29 +18,61 @@ pub(super) struct Warm {
     pub(super) limit: usize,
 }
 
-/// Builds the runner and runs the blank batches of its kind.
+/// The largest batch that `auto` looks at.
+const AUTO_MOST: usize = 256;
+
+/// Builds the runner and runs the blank batches of its kind; calls `breathe` in between.
 ///
 /// # Errors
-/// [`RunnerError::Device`]: it cannot be built, a pass fails, or not even one photo fits into the device's memory.
-pub(super) fn build(shared: &Shared, factory: RunnerFactory) -> Result<Warm, RunnerError> {
+/// [`RunnerError::Load`]: it cannot be built, a pass fails, or not even one photo fits into the device's memory.
+/// [`RunnerError::Device`]: the device is lost.
+pub(super) fn build(
+    shared: &Shared,
+    factory: RunnerFactory,
+    spec: &ModelSpec,
+    breathe: Breathe<'_>,
+) -> Result<Warm, RunnerError> {
     let (device, warmup) = (factory.device().to_owned(), factory.warmup());
-    let unfit = |reason: String| {
-        RunnerError::Device(format!("the model needs more memory than {device} has to give: {reason}"))
-    };
-    let panicked = |_| RunnerError::Device("building the model panicked".to_owned());
-    let mut runner = match catch_unwind(AssertUnwindSafe(factory.build)).map_err(panicked)? {
-        Ok(runner) => runner,
-        Err(RunnerError::OutOfMemory(reason)) => return Err(unfit(reason)),
-        Err(error) => return Err(error),
-    };
+    let panicked = |_| RunnerError::Load("building the model panicked".to_owned());
+    let built = catch_unwind(AssertUnwindSafe(|| (factory.build)(breathe))).map_err(panicked)?;
+    let mut runner = built.map_err(|error| unfit(&device, error))?;
+    let mut blanks = Blanks { spec, photos: Vec::new() };
     // A batch never holds more photos than the queue does.
-    let asked = shared.settings.max_batch_size.min(shared.settings.max_queue_size).max(1);
-    let (mut limit, mut last, mut blanks) = (asked, None, Vec::new());
-    for size in warmup.sizes(asked) {
-        while blanks.len() < size {
-            blanks.push(blank(shared)?);
+    let most = shared.settings.max_queue_size.max(1);
+    let mut run = |size| {
+        let time = pass(shared, &mut *runner, blanks.of(size)?);
+        breathe();
+        time
+    };
+    let limit = match shared.settings.max_batch_size {
+        BatchLimit::Fixed(size) => buckets(shared, warmup, &device, size.clamp(1, most), &mut run),
+        BatchLimit::Auto => {
+            let knee = knee::find(AUTO_MOST.min(most), &shared.clock, &mut run);
+            knee.map(|Knee { limit, table, ended }| {
+                let rows: Vec<String> = table.iter().map(ToString::to_string).collect();
+                tracing::info!(model = %spec.name, %device, limit, "batch sizes: {}; {ended}", rows.join(", "));
+                if let Some(row) = table.iter().find(|row| row.size == limit) {
+                    shared.pace.warmed(row.time, row.size, shared.device_count());
+                }
+                limit
+            })
         }
-        match (pass(shared, &mut *runner, &blanks), last) {
+    };
+    let limit = limit.map_err(|error| unfit(&device, error))?;
+    Ok(Warm { runner, limit })
+}
+
+/// Runs the batches of a kind of device up to `asked`; the last that fits into its memory is the limit.
+fn buckets(
+    shared: &Shared,
+    warmup: Warmup,
+    device: &str,
+    asked: usize,
+    run: &mut dyn FnMut(usize) -> Result<Duration, RunnerError>,
+) -> Result<usize, RunnerError> {
+    let (mut limit, mut last) = (asked, None);
+    for size in warmup.sizes(asked) {
+        match (run(size), last) {
             (Ok(time), _) => last = Some((time, size)),
             (Err(RunnerError::OutOfMemory(reason)), Some((_, fitted))) => {
                 tracing::warn!(
@@ -50,34 +83,53 @@ pub(super) fn build(shared: &Shared, factory: RunnerFactory) -> Result<Warm, Run
                 limit = fitted;
                 break;
             }
-            (Err(RunnerError::OutOfMemory(reason)), None) => return Err(unfit(reason)),
-            (Err(error), _) => {
-                return Err(RunnerError::Device(format!("the warm-up run failed: {error}")));
-            }
+            (Err(error), _) => return Err(error),
         }
     }
     // Only the last: the first pass pays for what is loaded and allocated once.
     if let Some((time, size)) = last {
-        shared.pace.record(time, size);
+        shared.pace.warmed(time, size, shared.device_count());
     }
-    Ok(Warm { runner, limit })
+    Ok(limit)
+}
+
+/// An error of building or warming, as whoever starts a service should read it.
+fn unfit(device: &str, error: RunnerError) -> RunnerError {
+    match error {
+        RunnerError::OutOfMemory(reason) => {
+            RunnerError::Load(format!("the model needs more memory than {device} has to give: {reason}"))
+        }
+        RunnerError::Batch(reason) => RunnerError::Load(format!("the warm-up run failed: {reason}")),
+        RunnerError::Load(_) | RunnerError::Device(_) => error,
+    }
 }
 
 /// One pass whose scores must be numbers; the time it took.
 fn pass(shared: &Shared, runner: &mut dyn Runner, blanks: &[Prepared]) -> Result<Duration, RunnerError> {
-    let start = Instant::now();
-    let rows = worker::infer(shared, runner, blanks)?;
+    let start = shared.clock.now();
+    let rows = device::infer(shared, runner, blanks)?;
     if rows.iter().flatten().all(|score| score.is_finite()) {
-        Ok(start.elapsed())
+        Ok(shared.clock.now().saturating_duration_since(start))
     } else {
         Err(RunnerError::Batch("scores that are not finite".to_owned()))
     }
 }
 
-fn blank(shared: &Shared) -> Result<Prepared, RunnerError> {
-    let (height, width) = (shared.model.height, shared.model.width);
-    let pixels = Pixels::new(width, height, vec![0; height * width * 3]);
-    pixels
-        .map(Prepared::Pixels)
-        .map_err(|error| RunnerError::Device(format!("no blank photo of {height} × {width}: {error}")))
+/// Blank photos, as many as the largest batch so far.
+struct Blanks<'a> {
+    spec: &'a ModelSpec,
+    photos: Vec<Prepared>,
+}
+
+impl Blanks<'_> {
+    fn of(&mut self, size: usize) -> Result<&[Prepared], RunnerError> {
+        let (height, width) = (self.spec.height, self.spec.width);
+        while self.photos.len() < size {
+            let pixels = Pixels::new(width, height, vec![0; height * width * 3]).map_err(|error| {
+                RunnerError::Load(format!("no blank photo of {height} × {width}: {error}"))
+            })?;
+            self.photos.push(Prepared::Pixels(pixels));
+        }
+        Ok(self.photos.get(..size).unwrap_or_default())
+    }
 }

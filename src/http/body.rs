@@ -79,17 +79,22 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Held<B> {
 /// Steps in which the promise grows for a body that does not say its length.
 const STEP: u64 = 256 * 1024;
 
-/// Reads a whole body that began to arrive at `start`.
+/// Reads a whole body that began to arrive at `start`, for a request whose answer is due at `deadline`.
 ///
 /// # Errors
 /// `BodyTooLarge` at once by `Content-Length`, or when the limit is crossed; `RequestTimeout` when it comes too slowly;
 /// `Overloaded` when the memory for bodies is in use; `ClientLeft` when it breaks off; the engine's reason when it stops
 /// being ready meanwhile.
-pub(super) async fn read(service: &Service, mut body: Body, start: Instant) -> Result<Bytes, ApiError> {
+pub(super) async fn read(
+    service: &Service,
+    mut body: Body,
+    start: Instant,
+    deadline: Instant,
+) -> Result<Bytes, ApiError> {
     let settings = service.settings();
     let limit = settings.max_body_bytes.min(settings.max_inflight_bytes);
-    let patience = settings.body_timeout.min(settings.request_timeout);
-    let deadline = tokio::time::Instant::from_std(start + patience);
+    let patience = settings.body_timeout.min(deadline.saturating_duration_since(start));
+    let end = tokio::time::Instant::from_std(start + patience);
     let overloaded = || ApiError::Overloaded { retry_after: service.engine().retry_after() };
 
     // The exact length where the client gave one (`Content-Length`); a chunked body says nothing.
@@ -106,10 +111,10 @@ pub(super) async fn read(service: &Service, mut body: Body, start: Instant) -> R
             biased;
             frame = body.frame() => frame,
             _ = status.wait_for(|status| *status != EngineStatus::Ready) => {
-                service.engine().admissible()?;
+                service.engine().admissible(deadline)?;
                 return Err(ApiError::ShuttingDown);
             }
-            () = tokio::time::sleep_until(deadline) => return Err(ApiError::RequestTimeout(rounded(patience))),
+            () = tokio::time::sleep_until(end) => return Err(ApiError::RequestTimeout(rounded(patience))),
         };
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| ApiError::ClientLeft)?.into_data() else { continue };

@@ -40,10 +40,14 @@ pub(super) enum ApiError {
     TooManyPixels(String),
     #[error("the service is at its limit; try again in {} s", .retry_after.as_secs())]
     Overloaded { retry_after: Duration },
+    #[error("{message}")]
+    DeadlineUnmeetable { message: String, retry_after: Duration },
     #[error("the model is not loaded yet")]
     NotReady,
     #[error("the service is shutting down")]
     ShuttingDown,
+    #[error("the model could not be loaded anew, and the old one goes on: {0}")]
+    ReloadFailed(String),
     #[error("the device that runs the model is unavailable")]
     DeviceUnavailable(Arc<str>),
     #[error("the deadline passed before the answer")]
@@ -55,7 +59,8 @@ pub(super) enum ApiError {
 }
 
 /// The statuses a request can end with, each a label value of `http_requests_total`; 499: the client left.
-pub(super) const STATUSES: [u16; 14] = [200, 204, 400, 401, 404, 405, 408, 413, 415, 422, 499, 500, 503, 504];
+pub(super) const STATUSES: [u16; 15] =
+    [200, 204, 400, 401, 404, 405, 408, 409, 413, 415, 422, 499, 500, 503, 504];
 
 /// The codes counted in `rejected_total`: requests or photos turned away before inference.
 pub(super) const REJECTIONS: [&str; 12] = [
@@ -83,13 +88,14 @@ impl ApiError {
             Self::ModelNotFound(_) => (404, "model_not_found"),
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
             Self::RequestTimeout(_) => (408, "request_timeout"),
+            Self::ReloadFailed(_) => (409, "reload_failed"),
             Self::BodyTooLarge { .. } => (413, "body_too_large"),
             Self::UnsupportedMediaType(_) => (415, "unsupported_media_type"),
             Self::UndecodableImage(_) => (422, "undecodable_image"),
             Self::TooManyPixels(_) => (422, "too_many_pixels"),
             Self::ClientLeft => (499, "client_left"),
             Self::Internal(_) => (500, "internal"),
-            Self::Overloaded { .. } => (503, "overloaded"),
+            Self::Overloaded { .. } | Self::DeadlineUnmeetable { .. } => (503, "overloaded"),
             Self::NotReady => (503, "not_ready"),
             Self::ShuttingDown => (503, "shutting_down"),
             Self::DeviceUnavailable(_) => (503, "device_unavailable"),
@@ -108,7 +114,9 @@ impl ApiError {
     /// When a 503 may be tried again: by the queue's measure, or the second that a start or a replacement takes.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::Overloaded { retry_after } | Self::DeadlineUnmeetable { retry_after, .. } => {
+                Some(*retry_after)
+            }
             Self::NotReady | Self::ShuttingDown => Some(Duration::from_secs(1)),
             Self::DeviceUnavailable(_) => Some(Duration::from_secs(30)),
             _ => None,
@@ -175,14 +183,16 @@ impl From<EngineError> for ApiError {
             EngineError::Overloaded { retry_after } | EngineError::OutOfMemory { retry_after } => {
                 Self::Overloaded { retry_after }
             }
-            EngineError::NotReady => Self::NotReady,
+            EngineError::DeadlineUnmeetable { retry_after, .. } => {
+                Self::DeadlineUnmeetable { message: error.to_string(), retry_after }
+            }
             EngineError::ShuttingDown => Self::ShuttingDown,
             EngineError::DeviceUnavailable { reason } => Self::DeviceUnavailable(reason),
             EngineError::DeadlineExceeded => Self::DeadlineExceeded,
-            EngineError::UnknownModel { .. } => Self::ModelNotFound(error.to_string()),
-            EngineError::TooManyPhotos { .. } | EngineError::TensorSize { .. } => {
-                Self::BadRequest(error.to_string())
-            }
+            EngineError::TooManyPhotos { .. }
+            | EngineError::PixelSize { .. }
+            | EngineError::TensorSize { .. } => Self::BadRequest(error.to_string()),
+            EngineError::Load { reason } => Self::ReloadFailed(reason),
             EngineError::Photo(error) => Self::from(error),
             EngineError::NonFinite => Self::Internal("the model's scores are not finite".to_owned()),
             EngineError::Internal(detail) => Self::Internal(detail),

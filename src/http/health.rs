@@ -22,7 +22,7 @@ pub(super) async fn ready(State(service): State<Service>) -> Response {
     let status = service.engine().status().borrow().clone();
     let word = match status {
         EngineStatus::Failed(_) => "failed",
-        EngineStatus::Starting if service.phase() == Phase::Serving => "starting",
+        EngineStatus::Ready if service.phase() == Phase::Serving => "starting",
         _ => "shutting_down",
     };
     answer(StatusCode::SERVICE_UNAVAILABLE, word)

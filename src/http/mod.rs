@@ -14,6 +14,7 @@ mod info;
 mod json;
 mod lingering;
 mod metrics;
+mod models;
 mod multipart;
 mod observe;
 mod page;
@@ -24,6 +25,7 @@ mod settings;
 mod state;
 mod submission;
 
+pub use models::{ModelInfo, ModelSource, Served};
 pub use server::serve;
 pub use settings::ServeSettings;
-pub use state::{ModelInfo, Service};
+pub use state::Service;

@@ -3,7 +3,12 @@
 //! `submission.rs` gathers them: what the body says wins over the query. Every value is checked here and nowhere else;
 //! a wrong one is refused by name.
 
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+
 use super::error::ApiError;
+use super::settings::ServeSettings;
 use crate::scores::Function;
 
 /// What the client asked for; `None`: the default.
@@ -13,6 +18,26 @@ pub(super) struct Parameters {
     pub(super) top_k: Option<usize>,
     /// What turns logits into scores.
     pub(super) function: Option<Function>,
+}
+
+/// How long a client waits, as a header says; what is longer than the service's own limit means that limit.
+const X_REQUEST_TIMEOUT_MS: &str = "x-request-timeout-ms";
+
+/// The time from a request's head to its answer, at most: the service's limit, or less where the client says so.
+///
+/// # Errors
+/// `BadRequest` for a header that is no whole number from 1.
+pub(super) fn patience(settings: &ServeSettings, headers: &HeaderMap) -> Result<Duration, ApiError> {
+    let Some(value) = headers.get(X_REQUEST_TIMEOUT_MS) else { return Ok(settings.request_timeout) };
+    let number = value.to_str().ok().and_then(|text| text.trim().parse().ok()).filter(|number| *number > 0);
+    let number = number.ok_or_else(|| {
+        let shown = String::from_utf8_lossy(value.as_bytes());
+        let shown: String = shown.chars().take(100).collect();
+        ApiError::BadRequest(format!(
+            "`{X_REQUEST_TIMEOUT_MS}` is `{shown}`; it must be a whole number of milliseconds from 1"
+        ))
+    })?;
+    Ok(settings.request_timeout.min(Duration::from_millis(number)))
 }
 
 /// The names, for messages.

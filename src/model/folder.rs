@@ -5,20 +5,17 @@
 use super::adapter::{Adapter, merge};
 use super::bare::BareSource;
 use super::checkpoint::Shapes;
+use super::in_memory::transfer;
 use super::replaced_head::{Head, ReplacedHead};
 use super::timm::TimmSource;
 use super::{
     Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit, weight_files,
 };
 use crate::image::Processor;
-use crate::nn::{
-    Builder, HEAD, Initialization, ParameterError, RandomSource, ShapeSource, Source, Trainable,
-};
+use crate::nn::{Builder, HEAD, ParameterError, RandomSource, ShapeSource, Source, Trainable};
 use crate::ops::device::Placement;
 use crate::randomness::Randomness;
-use candle_core::Tensor;
 use serde_json::Value;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Name of the settings of photo preparation in a model folder.
@@ -202,7 +199,7 @@ impl ModelFolder {
             file: self.path().into(),
             problem: format!("the adapter cannot be merged: {error}"),
         })?;
-        build(&self.config, &InMemory::of(&*classifier), Trainable::None, placement)
+        transfer(&self.config, &*classifier, placement, &mut || {})
             .map_err(|source| ModelError::Parameter { file: self.path().into(), source })
     }
 
@@ -291,24 +288,6 @@ impl ModelFolder {
     }
 }
 
-/// The parameters of a model that is there already.
-struct InMemory(HashMap<String, Tensor>);
-
-impl InMemory {
-    fn of(model: &dyn Classifier) -> Self {
-        let entry =
-            |parameter: &crate::nn::Parameter| (parameter.name().to_owned(), parameter.tensor().clone());
-        Self(model.parameters().into_iter().map(entry).collect())
-    }
-}
-
-impl Source for InMemory {
-    fn tensor(&self, name: &str, shape: &[usize], _: Initialization) -> Result<Tensor, ParameterError> {
-        let missing = || ParameterError::Missing { name: name.to_owned(), want: shape.to_vec() };
-        self.0.get(name).cloned().ok_or_else(missing)
-    }
-}
-
 fn parse(file: &Path, bytes: &[u8]) -> Result<Value, ModelError> {
     serde_json::from_slice(bytes).map_err(|source| ModelError::Json { file: file.into(), source })
 }
@@ -337,6 +316,8 @@ pub fn build(
 mod tests {
     use super::*;
     use crate::nn::is_head;
+    use candle_core::Tensor;
+    use std::collections::HashMap;
 
     const TINY: ModelFiles = ModelFiles {
         name: "tiny",

@@ -24,7 +24,7 @@ pub(super) const ATTENTION: AttentionNames = AttentionNames {
 pub(super) const MLP: [&str; 2] = ["intermediate.dense", "output.dense"];
 
 /// A block of a stage.
-pub(super) trait WindowBlock: Send {
+pub(super) trait WindowBlock: Send + Sync {
     /// `x` `[batch, rows · columns, hidden]` → the same shape.
     fn forward(&self, x: &Tensor, grid: (usize, usize), pass: &Pass) -> Result<Tensor>;
     /// Its parameters, in order.

@@ -1,11 +1,13 @@
 //! A model with its weights, ready to turn photos into logits: what lives on a device's thread.
 
-use super::{Classifier, ModelError, ModelFolder};
+use super::in_memory::transfer;
+use super::{Classifier, Config, ModelError, ModelFolder};
 use crate::image::{Normalization, Pixels, Processor};
-use crate::nn::Pass;
+use crate::nn::{ParameterError, Pass};
 use crate::ops;
 use crate::ops::device::Placement;
 use candle_core::{Device, Result, Tensor};
+use std::sync::Arc;
 
 /// A photo as the model takes it.
 pub enum Photo<'a> {
@@ -15,9 +17,10 @@ pub enum Photo<'a> {
     Tensor(&'a [f32]),
 }
 
-/// A classifier in inference, an adapter merged into it.
+/// A classifier in inference, an adapter merged into it; clones share the weights.
+#[derive(Clone)]
 pub struct LoadedModel {
-    classifier: Box<dyn Classifier>,
+    classifier: Arc<dyn Classifier>,
     device: Device,
     normalization: Normalization,
     height: usize,
@@ -38,7 +41,28 @@ impl LoadedModel {
     pub fn new(classifier: Box<dyn Classifier>, processor: &Processor) -> Self {
         let (height, width) = processor.output_size();
         let device = classifier.placement().device;
-        Self { classifier, device, normalization: processor.normalization(), height, width }
+        Self {
+            classifier: classifier.into(),
+            device,
+            normalization: processor.normalization(),
+            height,
+            width,
+        }
+    }
+
+    /// The same model at `placement`, tensor by tensor, with `between` called after each; this one stays as it is.
+    ///
+    /// # Errors
+    /// If the placement has no room for it.
+    pub fn copy_to(
+        &self,
+        config: &Config,
+        placement: &Placement,
+        between: &mut dyn FnMut(),
+    ) -> std::result::Result<Self, ParameterError> {
+        let classifier: Arc<dyn Classifier> = transfer(config, &*self.classifier, placement, between)?.into();
+        let device = classifier.placement().device;
+        Ok(Self { classifier, device, ..self.clone() })
     }
 
     /// Raw logits of each photo, in order, one value a label.

@@ -13,6 +13,7 @@ mod error;
 mod fields;
 mod folder;
 mod hierarchy;
+mod in_memory;
 mod inspect;
 mod loaded;
 mod names;
@@ -57,7 +58,7 @@ pub struct Hidden {
 }
 
 /// An image classifier, cut so that a trainer can run and differentiate it block by block.
-pub trait Classifier: Send {
+pub trait Classifier: Send + Sync {
     /// `pixel_values` `[batch, 3, height, width]`, normalised, on the model's device → the first block's input.
     ///
     /// # Errors

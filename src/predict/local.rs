@@ -7,8 +7,8 @@
 use super::read::{FILES_IN_MEMORY, read};
 use super::{Attempt, PhotoFile, PredictError, Row, Rows};
 use crate::engine::{
-    DeviceChoice, Engine, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, Scores,
-    model_runner, photo_input,
+    BatchLimit, DeviceChoice, Engine, EngineError, EngineMetrics, EngineSettings, Input, LoadedParts, Model,
+    Scores, device_names,
 };
 use crate::image::{DecodeLimits, MemoryBudget};
 use crate::model::ModelFolder;
@@ -42,6 +42,7 @@ pub struct LocalSettings {
 pub struct LocalModel {
     runtime: Runtime,
     engine: Engine,
+    model: Model,
     /// Photos read and not yet written as rows, at most.
     window: usize,
     labels: Vec<String>,
@@ -57,16 +58,18 @@ impl LocalModel {
     pub fn start(folder: ModelFolder, settings: LocalSettings) -> Result<Self, PredictError> {
         let model = |error: &dyn std::fmt::Display| PredictError::Model(error.to_string());
         let internal = |error: &dyn std::fmt::Display| PredictError::Internal(error.to_string());
-        let processor = folder.processor().map_err(|error| model(&error))?;
         let config = folder.config();
         let (labels, function) =
             (config.labels.clone(), Function::default_for(config.labels.len(), config.multi_label));
-        let (spec, prepare) = photo_input(&folder.name(), processor, DecodeLimits::default());
         let defaults = EngineSettings::default();
+        let batch_size = settings.batch_size.max(1);
         // For each device a batch on it, one that waits for it, one in the decoders.
-        let window = 3 * settings.batch_size.max(1) * settings.devices.len().max(1) + defaults.decode_threads;
-        let engine =
-            EngineSettings { max_batch_size: settings.batch_size.max(1), max_queue_size: window, ..defaults };
+        let window = 3 * batch_size * settings.devices.len().max(1) + defaults.decode_threads;
+        let engine = EngineSettings {
+            max_batch_size: BatchLimit::Fixed(batch_size),
+            max_queue_size: window,
+            ..defaults
+        };
         // The meters are kept, as ever; nobody reads these.
         let telemetry = Telemetry::new().map_err(|error| internal(&error))?;
         let metrics = EngineMetrics::register(&telemetry.registry).map_err(|error| internal(&error))?;
@@ -75,20 +78,17 @@ impl LocalModel {
             .max_blocking_threads(READERS)
             .build()
             .map_err(|error| internal(&error))?;
-        let folder = Arc::new(folder);
-        let runners = settings.devices.into_iter().map(|choice| model_runner(folder.clone(), choice));
-        let engine = Engine::start(engine, spec, prepare, runners.collect(), metrics)
+        let name = folder.name();
+        let parts = LoadedParts::read(&name, &folder, DecodeLimits::default())
+            .map_err(|error| model(&error))?
+            .on(&settings.devices);
+        let engine = Engine::start(engine, device_names(&settings.devices), metrics)
             .map_err(|error| internal(&error))?;
-        let mut status = engine.status();
-        let settled = runtime.block_on(async {
-            let settled = status.wait_for(|status| *status != EngineStatus::Starting).await;
-            settled.map(|status| status.clone())
-        });
-        match settled {
-            Ok(EngineStatus::Failed(reason)) => Err(PredictError::Model(reason.to_string())),
-            Ok(_) => Ok(Self { runtime, engine, window, labels, function, top_k: settings.top_k }),
-            Err(error) => Err(internal(&error)),
-        }
+        let loaded = runtime.block_on(engine.load(parts)).map_err(|error| match error {
+            EngineError::DeviceUnavailable { reason } => model(&reason),
+            error => model(&error),
+        })?;
+        Ok(Self { runtime, engine, model: loaded, window, labels, function, top_k: settings.top_k })
     }
 
     /// Classifies the photos and hands out their rows in order.
@@ -103,8 +103,9 @@ impl LocalModel {
                 if waiting.len() >= self.window {
                     self.finish(waiting.pop_front(), rows).await?;
                 }
-                let (engine, path, budget) = (self.engine.clone(), photo.path.clone(), budget.clone());
-                waiting.push_back((photo, tokio::spawn(scores(engine, path, budget))));
+                let (engine, model) = (self.engine.clone(), self.model.clone());
+                let scores = scores(engine, model, photo.path.clone(), budget.clone());
+                waiting.push_back((photo, tokio::spawn(scores)));
             }
             while !waiting.is_empty() {
                 self.finish(waiting.pop_front(), rows).await?;
@@ -131,13 +132,13 @@ impl LocalModel {
 }
 
 /// One photo: what it is worth, or why it is worth nothing; an error ends the run.
-async fn scores(engine: Engine, path: PathBuf, budget: Arc<MemoryBudget>) -> Attempt<Scores> {
+async fn scores(engine: Engine, model: Model, path: PathBuf, budget: Arc<MemoryBudget>) -> Attempt<Scores> {
     let bytes = match tokio::task::spawn_blocking(move || read(&path, &budget)).await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(reason)) => return Ok(Err(reason)),
         Err(error) => return Err(PredictError::Internal(error.to_string())),
     };
-    match engine.submit(Input::Photo(bytes), None, Instant::now() + DEADLINE).await {
+    match engine.submit(Input::Photo(bytes), &model, Instant::now() + DEADLINE).await {
         Ok(scores) => Ok(Ok(scores)),
         Err(error @ (EngineError::Photo(_) | EngineError::NonFinite | EngineError::Internal(_))) => {
             Ok(Err(error.to_string()))

@@ -21,10 +21,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use featherlight::engine::{
-    DeviceChoice, Engine, EngineMetrics, EngineStatus, ModelSpec, Prepared, Runner, RunnerError,
-    RunnerFactory, Warmup,
+    DeviceChoice, Engine, EngineMetrics, ModelParts, ModelSpec, Prepared, Runner, RunnerError, RunnerFactory,
+    Warmup, device_names,
 };
-use featherlight::http::{ModelInfo, ServeSettings, Service};
+use featherlight::http::{ModelInfo, ModelSource, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, ImageError, MemoryBudget, Pixels, Processor};
 use featherlight::ops::device::{DeviceInfo, Memory, Precision};
 use featherlight::scores::Function;
@@ -124,6 +124,36 @@ fn prepare(settings: &ServeSettings) -> impl Fn(&[u8]) -> Result<Pixels, ImageEr
     move |bytes| processor.prepare(bytes, &limits)
 }
 
+/// A model whose logits are a photo's mean colours, on a runner for each device.
+pub fn colours(
+    hand: Hand,
+    pace: Duration,
+    settings: &ServeSettings,
+    devices: Vec<DeviceChoice>,
+) -> Arc<dyn ModelSource> {
+    let prepare = Arc::new(prepare(settings));
+    Arc::new(move || {
+        let runner = |choice: &DeviceChoice| {
+            let runner = MeanColour { hand: hand.clone(), pace };
+            RunnerFactory::new(choice.device.name(), Warmup::OnePhoto, move || Ok(runner))
+        };
+        let parts = ModelParts {
+            spec: ModelSpec { name: "colours".into(), height: 8, width: 8 },
+            prepare: prepare.clone(),
+            runners: devices.iter().map(runner).collect(),
+        };
+        let info = ModelInfo {
+            architecture: "mean".to_owned(),
+            labels: labels().map(str::to_owned).to_vec().into(),
+            function: Function::default_for(3, false),
+            height: 8,
+            width: 8,
+            devices: devices.clone(),
+        };
+        Ok((parts, info))
+    })
+}
+
 /// What a test may choose.
 #[derive(Clone)]
 pub struct Setup {
@@ -170,27 +200,9 @@ impl Running {
         }
         let telemetry = Telemetry::new().expect("a fresh registry");
         let metrics = EngineMetrics::register(&telemetry.registry).expect("a fresh registry");
-        let spec = ModelSpec { name: "colours".into(), height: 8, width: 8 };
-        let factories: Vec<RunnerFactory> = devices
-            .iter()
-            .map(|choice| {
-                let runner = MeanColour { hand: hand.clone(), pace };
-                RunnerFactory::new(choice.device.name(), Warmup::OnePhoto, move || Ok(runner))
-            })
-            .collect();
-        let prepare = Arc::new(prepare(&settings));
-        let engine = Engine::start(settings.engine.clone(), spec, prepare, factories, metrics);
-        let model = ModelInfo {
-            name: "colours".to_owned(),
-            architecture: "mean".to_owned(),
-            labels: labels().map(str::to_owned).to_vec().into(),
-            function: Function::default_for(3, false),
-            height: 8,
-            width: 8,
-            devices,
-        };
-        let service =
-            Service::new(engine.expect("threads"), model, settings, telemetry).expect("a new registry");
+        let engine = Engine::start(settings.engine.clone(), device_names(&devices), metrics);
+        let source = colours(hand.clone(), pace, &settings, devices);
+        let service = Service::new(engine.expect("threads"), settings, telemetry).expect("a new registry");
 
         let (shutdown, signal) = oneshot::channel::<()>();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -201,10 +213,13 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("a runtime").block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let mut status = inner.engine().status();
+                let loading = inner.clone();
+                let loading = tokio::spawn(async move {
+                    loading.load("colours", source).await.expect("a model");
+                    loading.open();
+                });
                 if !cold {
-                    let ready = status.wait_for(|status| *status == EngineStatus::Ready).await;
-                    drop(ready.expect("the engine lives"));
+                    loading.await.expect("no panic");
                 }
                 let signal = async {
                     let _ = signal.await;

@@ -13,8 +13,8 @@ mod profile;
 use super::devices::find;
 use crate::cli::{self, Subject};
 use crate::demo;
-use featherlight::engine::built_runner;
-use featherlight::image::Processor;
+use featherlight::engine::LoadedParts;
+use featherlight::image::{DecodeLimits, Processor};
 use featherlight::model::{Inspection, LoadedModel, ModelError, ModelFolder, build};
 use featherlight::nn::{RandomSource, Trainable};
 use featherlight::ops::device::Placement;
@@ -127,11 +127,12 @@ fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Re
     if let Some(photos) = photos {
         let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
         let setup = pipeline::Setup { batch_size: largest, time: arguments.seconds };
-        // The engine's thread loads a copy of its own: a device is touched by one thread alone.
+        // The engine's thread makes a copy of its own: a device is touched by one thread alone.
         drop((loaded, placement));
-        let weights = weights.clone();
-        let runner = built_runner(choice, move |placement| weights.load(placement));
-        let figures = pipeline::measure(&setup, processor.clone(), runner, &photos)?;
+        let (name, limits) = (folder.name(), DecodeLimits::default());
+        let (config, model) = (folder.config(), weights.load(&Placement::CPU)?);
+        let parts = LoadedParts { name: &name, config, model, processor: processor.clone(), limits };
+        let figures = pipeline::measure(&setup, parts, choice, &photos)?;
         report.figure("pipeline", figures.to_json(), &figures)?;
     }
     report.end()

@@ -3,9 +3,8 @@
 use super::figures::rounded;
 use bytes::Bytes;
 use featherlight::engine::{
-    Engine, EngineMetrics, EngineSettings, EngineStatus, Input, RunnerFactory, Ticket, photo_input,
+    BatchLimit, DeviceChoice, Engine, EngineMetrics, EngineSettings, Input, LoadedParts, Ticket, device_names,
 };
-use featherlight::image::{DecodeLimits, Processor};
 use featherlight::telemetry::Telemetry;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -37,23 +36,20 @@ pub struct Figures {
 /// If the engine cannot start, or its device fails.
 pub fn measure(
     setup: &Setup,
-    processor: Processor,
-    runner: RunnerFactory,
+    parts: LoadedParts<'_>,
+    choice: DeviceChoice,
     photos: &[Bytes],
 ) -> Result<Figures, Box<dyn Error>> {
     let defaults = EngineSettings::default();
     let window = 3 * setup.batch_size + defaults.decode_threads;
-    let settings = EngineSettings { max_batch_size: setup.batch_size, max_queue_size: window, ..defaults };
-    let (spec, prepare) = photo_input("bench", processor, DecodeLimits::default());
+    let max_batch_size = BatchLimit::Fixed(setup.batch_size);
+    let settings = EngineSettings { max_batch_size, max_queue_size: window, ..defaults };
     let metrics = EngineMetrics::register(&Telemetry::new()?.registry)?;
-    let engine = Engine::start(settings, spec, prepare, vec![runner], metrics.clone())?;
+    let choices = [choice];
+    let engine = Engine::start(settings, device_names(&choices), metrics.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
-        let mut status = engine.status();
-        let settled = status.wait_for(|status| *status != EngineStatus::Starting).await?.clone();
-        if let EngineStatus::Failed(reason) = settled {
-            return Err(reason.to_string().into());
-        }
+        let model = engine.load(parts.on(&choices)).await?;
         let (begin, mut waiting) = (Instant::now(), VecDeque::<Ticket>::with_capacity(window));
         let (mut done, mut failed, mut source) = (0, 0, photos.iter().cycle());
         while done == 0 || begin.elapsed() < setup.time {
@@ -61,7 +57,7 @@ pub fn measure(
                 && let Some(photo) = source.next()
             {
                 let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
-                waiting.extend(engine.admit(vec![Input::Photo(photo.clone())], None, deadline)?);
+                waiting.extend(engine.admit(vec![Input::Photo(photo.clone())], &model, deadline)?);
             }
             let Some(first) = waiting.pop_front() else { break };
             failed += u64::from(first.wait().await.is_err());

@@ -82,42 +82,45 @@ impl Runner for Card {
     }
 }
 
-fn start(limit: usize, cards: &[&Card]) -> Engine {
+/// Devices with a model on them.
+struct Bench {
+    engine: Engine,
+    model: Model,
+}
+
+fn engine(limit: usize, cards: &[&Card]) -> Engine {
     let metrics = EngineMetrics::register(&Registry::new()).expect("an empty registry");
-    let model = ModelSpec { name: "test".into(), height: 1, width: 1 };
-    let factories = cards.iter().map(|card| card.factory()).collect();
-    let settings = settings(limit, 64);
-    Engine::start(settings, model, Arc::new(prepare), factories, metrics).expect("threads can be had")
+    let devices = cards.iter().map(|card| card.name.into()).collect();
+    Engine::start(settings(limit, 64), devices, metrics).expect("threads can be had")
 }
 
-async fn settled(engine: &Engine) -> EngineStatus {
-    let mut status = engine.status();
-    let settled = status.wait_for(|status| *status != EngineStatus::Starting).await;
-    settled.expect("the engine lives").clone()
+fn model(cards: &[&Card]) -> ModelParts {
+    parts(cards.iter().map(|card| card.factory()).collect())
 }
 
-async fn ready(limit: usize, cards: &[&Card]) -> Engine {
-    let engine = start(limit, cards);
-    assert_eq!(settled(&engine).await, EngineStatus::Ready);
+async fn ready(limit: usize, cards: &[&Card]) -> Bench {
+    let engine = engine(limit, cards);
+    let model = engine.load(model(cards)).await.expect("a model");
     for card in cards {
         card.sizes();
     }
-    engine
+    Bench { engine, model }
 }
 
 /// Admits photos that need no decoding, together.
-fn admit(engine: &Engine, values: impl IntoIterator<Item = u8>) -> Vec<Ticket> {
+fn admit(bench: &Bench, values: impl IntoIterator<Item = u8>) -> Vec<Ticket> {
     let inputs = values.into_iter().map(|value| Input::Tensor(vec![f32::from(value); 3])).collect();
-    engine.admit(inputs, None, Instant::now() + Duration::from_secs(60)).expect("the photos are admitted")
+    let deadline = Instant::now() + Duration::from_secs(60);
+    bench.engine.admit(inputs, &bench.model, deadline).expect("the photos are admitted")
 }
 
 /// Admits photos that form one batch: they gather while another is on the device.
-async fn admit_as_batch(engine: &Engine, card: &Card, values: impl IntoIterator<Item = u8>) -> Vec<Ticket> {
+async fn admit_as_batch(bench: &Bench, card: &Card, values: impl IntoIterator<Item = u8>) -> Vec<Ticket> {
     card.hold();
     let before = card.batches();
-    let first = admit(engine, [1]);
+    let first = admit(bench, [1]);
     until(|| card.batches() > before).await;
-    let batch = admit(engine, values);
+    let batch = admit(bench, values);
     card.release();
     for ticket in first {
         ticket.wait().await.expect("scores");
@@ -133,33 +136,29 @@ async fn scores(tickets: Vec<Ticket>) -> Vec<f32> {
     scores
 }
 
-fn limits(engine: &Engine) -> Vec<Option<usize>> {
-    engine.devices().iter().map(|state| state.max_batch_size).collect()
-}
-
 #[tokio::test]
 async fn a_cuda_device_is_warmed_with_every_batch_bucket_and_the_limit_and_a_cpu_with_one_photo() {
     let (cuda, cpu) = (Card::cuda(64), Card::new("cpu", Warmup::OnePhoto, 64));
-    let engine = start(6, &[&cuda, &cpu]);
-    assert_eq!(settled(&engine).await, EngineStatus::Ready);
+    let cards = [&cuda, &cpu];
+    let model = engine(6, &cards).load(model(&cards)).await.expect("a model");
     assert_eq!(cuda.sizes(), [1, 2, 4, 6]);
     assert_eq!(cpu.sizes(), [1]);
-    assert_eq!(limits(&engine), [Some(6), Some(6)]);
+    assert_eq!(model.max_batch_sizes(), [Some(6), Some(6)]);
 }
 
 #[tokio::test]
 async fn two_devices_share_one_queue() {
     let (one, two) = (Card::cuda(64), Card::new("cuda:1", Warmup::Buckets, 64));
-    let engine = ready(2, &[&one, &two]).await;
+    let bench = ready(2, &[&one, &two]).await;
     one.hold();
     two.hold();
     // The first photo busies one of them, alone, since a free device waits for no company; the next can only go to the other.
-    let first = admit(&engine, [1]);
+    let first = admit(&bench, [1]);
     until(|| one.batches() + two.batches() == 1).await;
-    let second = admit(&engine, [3]);
+    let second = admit(&bench, [3]);
     until(|| one.batches() + two.batches() == 2).await;
     assert_eq!((one.batches(), two.batches()), (1, 1));
-    let third = admit(&engine, [5, 6]);
+    let third = admit(&bench, [5, 6]);
     // Whoever is free first takes what waits.
     two.release();
     assert_eq!(scores(third).await, [5.0, 6.0]);
@@ -169,54 +168,56 @@ async fn two_devices_share_one_queue() {
 }
 
 #[tokio::test]
-async fn the_engine_is_ready_when_its_last_device_is_warm() {
+async fn a_model_is_there_when_its_last_device_is_warm() {
     let (one, two) = (Card::cuda(64), Card::new("cuda:1", Warmup::Buckets, 64));
     two.hold();
-    let engine = start(4, &[&one, &two]);
-    until(|| limits(&engine) == [Some(4), None]).await;
-    assert_eq!(*engine.status().borrow(), EngineStatus::Starting);
-    assert!(matches!(engine.admissible(), Err(EngineError::NotReady)));
+    let cards = [&one, &two];
+    let engine = engine(4, &cards);
+    let loading = tokio::spawn({
+        let (engine, parts) = (engine.clone(), model(&cards));
+        async move { engine.load(parts).await }
+    });
+    until(|| one.batches() == 3 && two.batches() == 1).await;
+    assert!(!loading.is_finished());
     two.release();
-    assert_eq!(settled(&engine).await, EngineStatus::Ready);
-    assert_eq!(limits(&engine), [Some(4), Some(4)]);
+    let model = loading.await.expect("no panic").expect("a model");
+    assert_eq!(model.max_batch_sizes(), [Some(4), Some(4)]);
 }
 
 #[tokio::test]
 async fn a_batch_that_does_not_fit_when_warming_lowers_the_limit_of_that_device_alone() {
     let (small, large) = (Card::cuda(3), Card::new("cuda:1", Warmup::Buckets, 64));
-    let engine = start(8, &[&small, &large]);
-    assert_eq!(settled(&engine).await, EngineStatus::Ready);
+    let cards = [&small, &large];
+    let model = engine(8, &cards).load(model(&cards)).await.expect("a model");
     assert_eq!(small.sizes(), [1, 2, 4]);
-    assert_eq!(limits(&engine), [Some(2), Some(8)]);
-    drop(engine);
+    assert_eq!(model.max_batch_sizes(), [Some(2), Some(8)]);
+    drop(model);
 
-    let engine = ready(8, &[&small]).await;
-    let batch = admit_as_batch(&engine, &small, 10..17).await;
+    let bench = ready(8, &[&small]).await;
+    let batch = admit_as_batch(&bench, &small, 10..17).await;
     assert_eq!(scores(batch).await, [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]);
     assert_eq!(small.sizes(), [1, 2, 2, 2, 1]);
 }
 
 #[tokio::test]
-async fn a_device_with_no_room_for_one_photo_fails_the_start_and_is_named() {
-    let engine = start(8, &[&Card::cuda(0)]);
-    let EngineStatus::Failed(reason) = settled(&engine).await else { panic!("it has no room at all") };
-    assert!(reason.contains("more memory than cuda:0 has"), "{reason}");
-
-    let metrics = EngineMetrics::register(&Registry::new()).expect("an empty registry");
-    let model = ModelSpec { name: "test".into(), height: 1, width: 1 };
+async fn a_device_with_no_room_for_one_photo_or_for_the_weights_fails_the_load_and_is_named() {
+    let full = Card::cuda(0);
+    let engine = engine(8, &[&full]);
     let weights = || Err::<Card, _>(RunnerError::OutOfMemory("weights".to_owned()));
-    let factory = RunnerFactory::new("cuda:0", Warmup::Buckets, weights);
-    let engine = Engine::start(settings(8, 8), model, Arc::new(prepare), vec![factory], metrics);
-    let EngineStatus::Failed(reason) = settled(&engine.expect("threads")).await else { panic!("no room") };
-    assert!(reason.contains("more memory than cuda:0 has"), "{reason}");
+    let weights = RunnerFactory::new("cuda:0", Warmup::Buckets, weights);
+    for parts in [model(&[&full]), parts(vec![weights])] {
+        let error = engine.load(parts).await.expect_err("it has no room at all").to_string();
+        assert!(error.contains("more memory than cuda:0 has"), "{error}");
+        assert_eq!(*engine.status().borrow(), EngineStatus::Ready, "the device is sound");
+    }
 }
 
 #[tokio::test]
 async fn out_of_memory_in_service_halves_the_batch_and_everyone_is_answered() {
     let card = Card::cuda(64);
-    let engine = ready(8, &[&card]).await;
+    let bench = ready(8, &[&card]).await;
     card.set_room(3);
-    let batch = admit_as_batch(&engine, &card, 10..15).await;
+    let batch = admit_as_batch(&bench, &card, 10..15).await;
     assert_eq!(scores(batch).await, [10.0, 11.0, 12.0, 13.0, 14.0]);
     assert_eq!(card.sizes(), [1, 5, 3, 2]);
 }
@@ -224,9 +225,9 @@ async fn out_of_memory_in_service_halves_the_batch_and_everyone_is_answered() {
 #[tokio::test]
 async fn what_does_not_fit_in_halves_either_is_refused_and_the_device_works_on() {
     let card = Card::cuda(64);
-    let engine = ready(8, &[&card]).await;
+    let bench = ready(8, &[&card]).await;
     card.set_room(2);
-    let batch = admit_as_batch(&engine, &card, 10..15).await;
+    let batch = admit_as_batch(&bench, &card, 10..15).await;
     let mut answers = Vec::new();
     for ticket in batch {
         answers.push(match ticket.wait().await {
@@ -239,31 +240,32 @@ async fn what_does_not_fit_in_halves_either_is_refused_and_the_device_works_on()
     assert_eq!(card.sizes(), [1, 5, 3, 2], "each half once");
 
     card.set_room(0);
-    let alone = admit(&engine, [20]).remove(0);
+    let alone = admit(&bench, [20]).remove(0);
     assert!(matches!(alone.wait().await, Err(EngineError::OutOfMemory { .. })));
     card.set_room(64);
-    assert_eq!(scores(admit(&engine, [21])).await, [21.0]);
-    assert_eq!(*engine.status().borrow(), EngineStatus::Ready);
+    assert_eq!(scores(admit(&bench, [21])).await, [21.0]);
+    assert_eq!(*bench.engine.status().borrow(), EngineStatus::Ready);
 }
 
 #[tokio::test]
 async fn one_lost_device_of_two_fails_the_engine_and_nobody_waits_for_the_other() {
     let (one, two) = (Card::cuda(64), Card::new("cuda:1", Warmup::Buckets, 64));
-    let engine = ready(1, &[&one, &two]).await;
+    let bench = ready(1, &[&one, &two]).await;
     one.hold();
     two.hold();
-    let first = admit(&engine, [DEVICE_LOSS]);
+    let first = admit(&bench, [DEVICE_LOSS]);
     until(|| one.batches() + two.batches() == 1).await;
     // The other device hangs with the second photo; the third waits for either.
     let (lost, hung) = if one.batches() == 1 { (&one, &two) } else { (&two, &one) };
-    let others = admit(&engine, [2, 3]);
+    let others = admit(&bench, [2, 3]);
     until(|| hung.batches() == 1).await;
     lost.release();
     for ticket in first.into_iter().chain(others) {
         assert!(matches!(ticket.wait().await, Err(EngineError::DeviceUnavailable { .. })));
     }
+    let (engine, patient) = (bench.engine, Instant::now() + Duration::from_secs(60));
     assert_eq!(*engine.status().borrow(), EngineStatus::Failed("the device fell off the bus".into()));
-    assert!(matches!(engine.admissible(), Err(EngineError::DeviceUnavailable { .. })));
+    assert!(matches!(engine.admissible(patient), Err(EngineError::DeviceUnavailable { .. })));
     let start = Instant::now();
     assert!(!engine.drain(Duration::from_secs(60)).await);
     assert!(start.elapsed() < Duration::from_secs(30), "a drain waits for no lost device");

@@ -4,6 +4,8 @@
 //! waits for a clock except where a deadline is the subject.
 
 mod devices;
+mod models;
+mod simulation;
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -62,31 +64,25 @@ impl Runner for Gated {
 
 struct Rig {
     engine: Engine,
+    model: Model,
     metrics: EngineMetrics,
     gate: mpsc::Sender<()>,
     batches: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Rig {
-    /// An engine that is ready, its device free and its gate shut.
+    /// An engine with a model, its device free and its gate shut.
     async fn new(settings: EngineSettings) -> Self {
-        let rig = Self::starting(settings);
-        rig.open(1);
-        let mut status = rig.engine.status();
-        status.wait_for(|status| *status == EngineStatus::Ready).await.expect("the engine lives");
-        rig
-    }
-
-    fn starting(settings: EngineSettings) -> Self {
         let metrics = EngineMetrics::register(&Registry::new()).expect("an empty registry");
+        let engine =
+            Engine::start(settings, vec!["cpu".into()], metrics.clone()).expect("threads can be had");
         let (gate, permits) = mpsc::channel();
         let batches = Arc::<Mutex<Vec<Vec<u8>>>>::default();
-        let seen = batches.clone();
-        let runner = Gated { gate: permits, batches: seen };
+        let runner = Gated { gate: permits, batches: batches.clone() };
+        gate.send(()).expect("the runner lives");
         let factory = RunnerFactory::new("cpu", Warmup::OnePhoto, move || Ok(runner));
-        let model = ModelSpec { name: "test".into(), height: 1, width: 1 };
-        let engine = Engine::start(settings, model, Arc::new(prepare), vec![factory], metrics.clone());
-        Self { engine: engine.expect("threads can be had"), metrics, gate, batches }
+        let model = engine.load(parts(vec![factory])).await.expect("a model");
+        Self { engine, model, metrics, gate, batches }
     }
 
     fn open(&self, batches: usize) {
@@ -105,7 +101,7 @@ impl Rig {
 
     fn try_send_until(&self, value: u8, deadline: Instant) -> Result<Ticket, EngineError> {
         let photo = Input::Photo(Bytes::copy_from_slice(&[value]));
-        self.engine.admit(vec![photo], None, deadline).map(|mut tickets| tickets.remove(0))
+        self.engine.admit(vec![photo], &self.model, deadline).map(|mut tickets| tickets.remove(0))
     }
 
     /// Sends a photo that keeps the device busy until the gate opens.
@@ -122,6 +118,12 @@ impl Rig {
     }
 }
 
+/// A model of one pixel.
+fn parts(runners: Vec<RunnerFactory>) -> ModelParts {
+    let spec = ModelSpec { name: "test".into(), height: 1, width: 1 };
+    ModelParts { spec, prepare: Arc::new(prepare), runners }
+}
+
 async fn until(mut condition: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(30);
     while !condition() {
@@ -133,6 +135,7 @@ async fn until(mut condition: impl FnMut() -> bool) {
 }
 
 fn settings(max_batch_size: usize, max_queue_size: usize) -> EngineSettings {
+    let max_batch_size = BatchLimit::Fixed(max_batch_size);
     EngineSettings { max_batch_size, max_queue_size, decode_threads: 1, ..EngineSettings::default() }
 }
 
@@ -162,7 +165,8 @@ async fn a_full_queue_refuses_at_once_with_the_time_to_come_back() {
         Err(EngineError::Overloaded { retry_after }) => assert!(retry_after >= Duration::from_secs(1)),
         other => panic!("admitted to a full queue: {other:?}"),
     }
-    assert!(matches!(rig.engine.admissible(), Err(EngineError::Overloaded { .. })));
+    let patient = Instant::now() + Duration::from_secs(60);
+    assert!(matches!(rig.engine.admissible(patient), Err(EngineError::Overloaded { .. })));
     assert_eq!(rig.metrics.queue_size.get(), 2);
 }
 
@@ -243,31 +247,6 @@ async fn a_lost_device_answers_everyone_and_admits_no_one() {
 }
 
 #[tokio::test]
-async fn nothing_is_admitted_before_the_warm_up_run_is_through() {
-    let rig = Rig::starting(settings(1, 4));
-    assert!(matches!(rig.try_send(1), Err(EngineError::NotReady)));
-    assert_eq!(*rig.engine.status().borrow(), EngineStatus::Starting);
-    rig.open(1);
-    let mut status = rig.engine.status();
-    status.wait_for(|status| *status == EngineStatus::Ready).await.expect("the engine lives");
-    rig.open(1);
-    rig.send(1).wait().await.expect("scores");
-}
-
-#[tokio::test]
-async fn a_model_that_cannot_be_built_fails_the_engine_with_its_reason() {
-    let metrics = EngineMetrics::register(&Registry::new()).expect("an empty registry");
-    let model = ModelSpec { name: "test".into(), height: 1, width: 1 };
-    let broken = || Err::<Gated, _>(RunnerError::Device("no such weights".to_owned()));
-    let factory = RunnerFactory::new("cpu", Warmup::OnePhoto, broken);
-    let engine =
-        Engine::start(settings(1, 1), model, Arc::new(prepare), vec![factory], metrics).expect("threads");
-    let mut status = engine.status();
-    let failed = status.wait_for(|status| matches!(status, EngineStatus::Failed(_))).await.expect("it lives");
-    assert_eq!(*failed, EngineStatus::Failed("no such weights".into()));
-}
-
-#[tokio::test]
 async fn a_drain_answers_what_was_admitted_and_admits_no_more() {
     let rig = Rig::new(settings(2, 8)).await;
     let busy = rig.occupy().await;
@@ -300,14 +279,43 @@ async fn a_request_that_asks_for_what_is_not_there_is_refused_by_name() {
     let rig = Rig::new(settings(1, 2)).await;
     let deadline = Instant::now() + Duration::from_secs(60);
     let one = || vec![Input::Tensor(vec![0.5; 3])];
-    let unknown = rig.engine.admit(one(), Some("other"), deadline);
-    assert!(matches!(unknown, Err(EngineError::UnknownModel { .. })));
-    let short = rig.engine.admit(vec![Input::Tensor(vec![0.5; 2])], Some("test"), deadline);
+    let short = rig.engine.admit(vec![Input::Tensor(vec![0.5; 2])], &rig.model, deadline);
     assert!(matches!(short, Err(EngineError::TensorSize { want: 3, found: 2 })));
+    let tall = Pixels::new(1, 2, vec![0; 6]).expect("pixels");
+    let tall = rig.engine.admit(vec![Input::Pixels(tall)], &rig.model, deadline);
+    assert!(matches!(tall, Err(EngineError::PixelSize { want: (1, 1), found: (2, 1) })));
     let many = (0..3).flat_map(|_| one()).collect();
-    let many = rig.engine.admit(many, None, deadline);
+    let many = rig.engine.admit(many, &rig.model, deadline);
     assert!(matches!(many, Err(EngineError::TooManyPhotos { sent: 3, limit: 2 })));
-    rig.open(1);
-    let scores = rig.engine.submit(Input::Tensor(vec![7.0; 3]), Some("test"), deadline).await;
+    rig.open(2);
+    let scores = rig.engine.submit(Input::Tensor(vec![7.0; 3]), &rig.model, deadline).await;
     assert_eq!(scores.expect("scores"), Scores(vec![7.0, 1.0]));
+    let pixels = Input::Pixels(Pixels::new(1, 1, vec![9; 3]).expect("pixels"));
+    let scores = rig.engine.submit(pixels, &rig.model, deadline).await;
+    assert_eq!(scores.expect("scores"), Scores(vec![9.0, 1.0]));
+}
+
+#[tokio::test]
+async fn a_deadline_that_the_photos_ahead_make_impossible_is_refused_at_once_and_an_idle_engine_tries() {
+    let rig = Rig::new(settings(1, 64)).await;
+    // A warm-up pass that took a minute.
+    rig.engine.pretend_pace(Duration::from_secs(60));
+    let soon = || Instant::now() + Duration::from_secs(30);
+    let lone = rig.try_send_until(1, soon()).expect("nobody is ahead: the measure may be old");
+    until(|| rig.batches.lock().expect("unpoisoned").len() == 2).await;
+    match rig.try_send_until(2, soon()) {
+        Err(EngineError::DeadlineUnmeetable { wait, left, retry_after }) => {
+            assert_eq!(wait.as_secs(), 132, "the one ahead, its own, and a tenth for caution");
+            assert!(left <= Duration::from_secs(30) && retry_after >= Duration::from_secs(1));
+        }
+        other => panic!("queued in vain: {other:?}"),
+    }
+    assert!(matches!(rig.engine.admissible(soon()), Err(EngineError::DeadlineUnmeetable { .. })));
+    let late = rig.try_send_until(3, Instant::now() + Duration::from_secs(133)).expect("time enough");
+    rig.open(2);
+    lone.wait().await.expect("scores");
+    late.wait().await.expect("scores");
+    // Measured now: both were answered in no time.
+    until(|| rig.engine.admissible(soon()).is_ok()).await;
+    assert_eq!(rig.metrics.queue_size.get(), 0);
 }

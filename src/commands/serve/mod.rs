@@ -1,11 +1,15 @@
 //! `featherlight serve`: puts model, engine and HTTP together and runs until a signal ends it.
 
+mod catalog;
+mod watch;
+
 use super::devices::{Found, find};
-use crate::{cli, demo};
-use featherlight::engine::{Engine, EngineMetrics, EngineSettings, EngineStatus, model_runner, photo_input};
-use featherlight::http::{self, ModelInfo, ServeSettings, Service};
+use crate::cli;
+use catalog::Catalog;
+use featherlight::engine::{DeviceChoice, Engine, EngineMetrics, EngineSettings, EngineStatus, device_names};
+use featherlight::http::{self, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, MemoryBudget};
-use featherlight::scores::Function;
+use featherlight::ops::device::DeviceInfo;
 use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
 use std::error::Error;
 use std::io::Write;
@@ -15,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
+use watch::Watcher;
 
 /// Serves until SIGTERM or SIGINT, or until the model cannot be loaded or a device fails.
 ///
@@ -33,7 +38,7 @@ pub fn run(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
 fn settings(arguments: &cli::Serve) -> ServeSettings {
     let defaults = ServeSettings::default();
     let engine = EngineSettings {
-        max_batch_size: arguments.max_batch_size.map_or(defaults.engine.max_batch_size, |n| n as usize),
+        max_batch_size: arguments.max_batch_size.unwrap_or(defaults.engine.max_batch_size),
         max_queue_delay: Duration::from_millis(arguments.max_queue_delay_ms),
         max_queue_size: arguments.max_queue_size.map_or(defaults.engine.max_queue_size, |n| n as usize),
         decode_threads: arguments.decode_threads.map_or(defaults.engine.decode_threads, |n| n as usize),
@@ -79,26 +84,10 @@ fn callable(address: SocketAddr) -> SocketAddr {
 
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let settings = settings(&arguments);
-    let Found { choices, fallback } = find(&arguments.compute)?;
-    if let Some(line) = fallback {
-        tracing::warn!("{line}");
-    }
-    for choice in &choices {
-        tracing::info!(device = %choice.device, dtype = %choice.precision, "the model's device");
-    }
-    let folder = demo::open(arguments.model.as_ref())?.with_adapter(arguments.adapter.as_deref())?;
-    let (processor, name, config) = (folder.processor()?, folder.name(), folder.config());
-    let (height, width) = processor.output_size();
-    let labels: Arc<[String]> = config.labels.clone().into();
-    let model = ModelInfo {
-        name: name.clone(),
-        architecture: config.architecture.name().to_owned(),
-        function: Function::default_for(labels.len(), config.multi_label),
-        labels,
-        height,
-        width,
-        devices: choices.clone(),
-    };
+    let choices = devices(&arguments)?;
+    let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
+    let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
+    let catalog = Catalog::new(&arguments, limits, choices.clone())?;
 
     let address = (settings.host.as_str(), settings.port);
     let listener = TcpListener::bind(address)
@@ -108,21 +97,17 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
 
     let telemetry = Telemetry::new()?;
     let metrics = EngineMetrics::register(&telemetry.registry)?;
-    let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
-    let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
-    let (spec, prepare) = photo_input(&name, processor, limits);
-    let folder = Arc::new(folder);
-    let runners = choices.into_iter().map(|choice| model_runner(folder.clone(), choice)).collect();
-    let engine = Engine::start(settings.engine.clone(), spec, prepare, runners, metrics)?;
+    let engine = Engine::start(settings.engine.clone(), device_names(&choices), metrics)?;
     let status = engine.status();
     let curl = curl(callable(local), !settings.api_keys.is_empty());
-    let service = Service::new(engine, model, settings, telemetry)?;
+    let service = Service::new(engine, settings, telemetry)?;
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let failed = failure(status.clone(), move || {
+    tokio::spawn(load(service.clone(), catalog, arguments.watch, move |names| {
         // A closed standard output is no reason to stop serving (`println!` would panic).
-        let _ = writeln!(std::io::stdout(), "Serving {name} on http://{local}\nTry: {curl}");
-    });
+        let _ = writeln!(std::io::stdout(), "Serving {} on http://{local}\nTry: {curl}", names.join(", "));
+    }));
+    let failed = failure(status.clone());
     let ended = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -137,17 +122,44 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Resolves when the engine has failed; calls `ready` when it is ready.
-async fn failure(mut status: watch::Receiver<EngineStatus>, ready: impl Fn()) {
-    loop {
-        match &*status.borrow_and_update() {
-            EngineStatus::Ready => ready(),
-            EngineStatus::Failed(_) => return,
-            _ => {}
+/// The devices that the flags name; a CPU once for each of its workers.
+fn devices(arguments: &cli::Serve) -> Result<Vec<DeviceChoice>, Box<dyn Error>> {
+    let Found { choices, fallback } = find(&arguments.compute)?;
+    if let Some(line) = fallback {
+        tracing::warn!("{line}");
+    }
+    for choice in &choices {
+        tracing::info!(device = %choice.device, dtype = %choice.precision, "the models' device");
+    }
+    let workers = arguments.cpu_workers as usize;
+    match &*choices {
+        _ if workers == 1 => Ok(choices),
+        [choice] if choice.device == DeviceInfo::Cpu => Ok(vec![choice.clone(); workers]),
+        _ => Err(cli::usage_error("the argument '--cpu-workers' goes with '--device cpu' only").into()),
+    }
+}
+
+/// Loads the models one after the other, opens the service, and then watches the folders where that is wanted. Without its models
+/// there is nothing to serve: the engine then ends with the reason.
+async fn load(service: Service, catalog: Catalog, watch: bool, ready: impl FnOnce(&[&str])) {
+    // Before they are read, so that a change meanwhile is seen.
+    let watcher = watch.then(|| Watcher::new(&catalog));
+    for (name, source) in catalog.models() {
+        if let Err(reason) = service.load(name, source.clone()).await {
+            return service.engine().give_up(&reason);
         }
-        if status.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+    }
+    service.open();
+    ready(&catalog.models().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+    if let Some(watcher) = watcher {
+        watcher.run(service, catalog).await;
+    }
+}
+
+/// Resolves when the engine has failed.
+async fn failure(mut status: channel::Receiver<EngineStatus>) {
+    if status.wait_for(|status| matches!(status, EngineStatus::Failed(_))).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -1,0 +1,96 @@
+//! The claim of an admitted photo: whom to answer, until when, and what it holds meanwhile.
+//!
+//! Made by `Engine::admit`; travels with the photo through both queues and ends in exactly one answer.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::model::Model;
+use super::slots::{Slot, Unanswered};
+use super::{EngineError, EngineMetrics, Scores};
+
+/// The claim of one admitted photo.
+pub(super) struct Call {
+    model: Model,
+    /// Past this instant the client no longer waits.
+    deadline: Instant,
+    /// Holds the place in the queue; `None` once the device has taken the entry.
+    slot: Option<Slot>,
+    /// When it came into the queue it is in.
+    arrived: Instant,
+    /// Time spent waiting in queues.
+    waited: Duration,
+    reply: oneshot::Sender<Result<Scores, EngineError>>,
+    /// Counted among the unanswered until the answer is sent: a drain waits for it.
+    _unanswered: Unanswered,
+}
+
+/// What a claim is made of.
+pub(super) struct Claim {
+    pub(super) model: Model,
+    pub(super) deadline: Instant,
+    pub(super) slot: Slot,
+    pub(super) reply: oneshot::Sender<Result<Scores, EngineError>>,
+    pub(super) unanswered: Unanswered,
+}
+
+impl Call {
+    pub(super) fn new(claim: Claim, now: Instant) -> Self {
+        let Claim { model, deadline, slot, reply, unanswered } = claim;
+        let waited = Duration::ZERO;
+        Self { model, deadline, slot: Some(slot), arrived: now, waited, reply, _unanswered: unanswered }
+    }
+
+    /// The model that the photo is for.
+    pub(super) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// When it came into the queue it is in.
+    pub(super) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// It comes into a queue.
+    pub(super) fn arrive(&mut self, now: Instant) {
+        self.arrived = now;
+    }
+
+    /// A thread takes it out of a queue.
+    pub(super) fn taken(&mut self, now: Instant) {
+        self.waited += now.saturating_duration_since(self.arrived);
+    }
+
+    /// Answers and gives everything back. A client that has gone is no error.
+    pub(super) fn answer(mut self, result: Result<Scores, EngineError>) {
+        self.slot = None;
+        let _ = self.reply.send(result);
+    }
+
+    /// The device has it: the place is free, and the time it waited is known.
+    pub(super) fn leave_queue(&mut self) -> Duration {
+        self.slot = None;
+        self.waited
+    }
+
+    /// Answers and counts an entry nobody waits for; gives back one that is still wanted.
+    ///
+    /// The deadline is looked at first: a caller leaves when it passes, and that is no disconnection.
+    pub(super) fn unless_given_up(self, now: Instant, metrics: &EngineMetrics) -> Option<Self> {
+        if self.deadline <= now {
+            metrics.dropped_deadline.inc();
+            self.answer(Err(EngineError::DeadlineExceeded));
+            None
+        } else if self.reply.is_closed() {
+            metrics.dropped_disconnected.inc();
+            None
+        } else {
+            Some(self)
+        }
+    }
+
+    pub(super) fn given_up(&self, now: Instant) -> bool {
+        self.deadline <= now || self.reply.is_closed()
+    }
+}
