@@ -10,6 +10,7 @@ mod service;
 
 use std::time::Duration;
 
+use featherlight::engine::BatchLimit;
 use serde_json::{Value, json};
 use service::photos::{self, FORM};
 use service::{NOT_A_NUMBER, PANIC, POISON, Running, Setup};
@@ -136,7 +137,7 @@ fn a_list_of_inputs_is_several_photos() {
 #[test]
 fn sixty_four_at_once_against_a_batch_limit_of_eight_each_get_their_own_answer() {
     let mut setup = Setup { pace: Duration::from_millis(10), ..Setup::default() };
-    setup.settings.engine.max_batch_size = 8;
+    setup.settings.engine.max_batch_size = BatchLimit::Fixed(8);
     let service = Running::with(setup);
     service.hand.hold();
     std::thread::scope(|scope| {

@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use featherlight::engine::BatchLimit;
 use featherlight::predict::{Patience, PhotoFile, PredictError, Remote, RemoteSettings, Row};
 use featherlight::scores::{Function, predictions};
 use service::photos::{plain, three_megabytes, truncated};
@@ -78,7 +79,7 @@ fn every_photo_gets_its_own_answer_in_the_order_of_the_input() {
 fn photos_refused_by_a_full_queue_are_sent_again_until_they_are_taken() {
     let running = Running::with_settings(|settings| {
         settings.engine.max_queue_size = 1;
-        settings.engine.max_batch_size = 1;
+        settings.engine.max_batch_size = BatchLimit::Fixed(1);
     });
     let colours = colours(6);
     let (_folder, photos) = files(&colours.iter().map(|colour| plain(*colour)).collect::<Vec<_>>());
@@ -196,7 +197,7 @@ fn answer(stream: TcpStream, text: &str) {
 fn rows_that_cannot_be_written_end_the_run_before_the_rest_is_sent() {
     // Slow enough that the end of the run comes long before that of the photos.
     let mut setup = Setup { pace: Duration::from_millis(20), ..Setup::default() };
-    setup.settings.engine.max_batch_size = 1;
+    setup.settings.engine.max_batch_size = BatchLimit::Fixed(1);
     let running = Running::with(setup);
     let contents: Vec<Vec<u8>> = (0..200).map(|_| plain([9, 9, 9])).collect();
     let (_folder, photos) = files(&contents);
