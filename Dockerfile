@@ -20,6 +20,8 @@ FROM ${RUST_IMAGE} AS rust
 FROM rust AS build
 # `release` links in a fraction of the time, for trying things out.
 ARG PROFILE=dist
+# More crate features: `--build-arg FEATURES=featherlight/otlp` sends traces to a collector.
+ARG FEATURES=
 WORKDIR /src
 # The dependencies are a layer of their own, compiled beneath empty programs, so that a change of the sources does not
 # compile them again. Nothing of the empty ones is kept: a program missing later is an error.
@@ -30,14 +32,14 @@ RUN mkdir -p src/bin train/src \
     && for program in src/main.rs src/bin/featherlight-healthcheck.rs train/src/main.rs; do \
          printf '//! Empty.\nfn main() {}\n' > "$program"; \
        done \
-    && cargo build --workspace --bins --locked --profile "$PROFILE" \
+    && cargo build --workspace --bins --locked --profile "$PROFILE" --features "$FEATURES" \
     && rm -r src train/src "target/$PROFILE"/featherlight*
 COPY src src
 COPY train train
 COPY models models
 # Cargo goes by the time of the files: the real sources may be older than the empty ones.
 RUN find src train -name '*.rs' -exec touch {} + \
-    && cargo build --workspace --bins --locked --profile "$PROFILE" \
+    && cargo build --workspace --bins --locked --profile "$PROFILE" --features "$FEATURES" \
     && mkdir /out \
     && for program in featherlight featherlight-train featherlight-healthcheck; do \
          cp "target/$PROFILE/$program" /out/; \
@@ -53,8 +55,8 @@ COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/featherlight/
 COPY --from=build /out/ /usr/local/bin/
 # Here model folders are mounted. It is the working folder too, so that `--model my-model` finds /models/my-model.
 WORKDIR /models
-# Inside a container 127.0.0.1 is the container's alone. The port is read by the health check as well: change it by
-# FEATHERLIGHT_HTTP_PORT, not by `--port`.
+# Inside a container 127.0.0.1 is the container's alone. The ports are read by the health check as well: change them by
+# FEATHERLIGHT_HTTP_PORT and FEATHERLIGHT_ADMIN_PORT, not by `--port` and `--admin-port`.
 ENV FEATHERLIGHT_HOST=0.0.0.0 \
     FEATHERLIGHT_HTTP_PORT=8080
 EXPOSE 8080
@@ -73,6 +75,7 @@ ENV RUSTUP_HOME=/usr/local/rustup \
     CARGO_HOME=/usr/local/cargo \
     PATH=/usr/local/cargo/bin:${PATH}
 ARG PROFILE=dist
+ARG FEATURES=
 # The least compute capability served: 8.0, which has bf16. The kernels travel as PTX for it; the driver compiles them for the
 # card at hand when the program opens it, for every later one too.
 ARG CUDA_COMPUTE_CAP=80
@@ -85,7 +88,7 @@ RUN mkdir -p src/bin train/src \
     && for program in src/main.rs src/bin/featherlight-healthcheck.rs train/src/main.rs; do \
          printf '//! Empty.\nfn main() {}\n' > "$program"; \
        done \
-    && cargo build --workspace --bins --locked --profile "$PROFILE" --features cuda \
+    && cargo build --workspace --bins --locked --profile "$PROFILE" --features "cuda $FEATURES" \
     && rm -r src train/src "target/$PROFILE"/featherlight*
 # Not before: it compiles the kernels in src.
 COPY build.rs ./
@@ -93,7 +96,7 @@ COPY src src
 COPY train train
 COPY models models
 RUN find src train -name '*.rs' -exec touch {} + \
-    && cargo build --workspace --bins --locked --profile "$PROFILE" --features cuda \
+    && cargo build --workspace --bins --locked --profile "$PROFILE" --features "cuda $FEATURES" \
     && mkdir /out \
     && for program in featherlight featherlight-train featherlight-healthcheck; do \
          cp "target/$PROFILE/$program" /out/; \

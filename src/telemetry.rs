@@ -1,34 +1,18 @@
-//! Logs and the metrics registry.
+//! Logs, traces and the metrics registry.
 //!
-//! `main` starts the logs and makes one [`Telemetry`]; engine and HTTP register their own meters in its registry.
+//! `main` starts the logs ([`start_logs`]) and makes one [`Telemetry`]; engine and HTTP register their own meters in its registry.
 //! Every metric exists, at zero, before the first request. Nothing here decides anything.
+
+mod logs;
+#[cfg(feature = "otlp")]
+pub(crate) mod otlp;
+mod trace_context;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Starts logging to stderr; `RUST_LOG` chooses what (default: `info`). A second call changes nothing.
-pub fn start_logs(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    // Fails only where a subscriber is set already, as in tests of a larger program.
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-}
+pub use logs::{LogFormat, Logs, start_logs};
+pub(crate) use trace_context::{Hex, Ids, Parent};
 
 /// What a model is, for the labels of `featherlight_model_info`.
 #[derive(Debug, Clone, Copy)]

@@ -37,6 +37,24 @@ fn a_service_that_still_warms_up_is_not_healthy_and_then_is() {
 }
 
 #[test]
+fn where_there_is_an_admin_port_health_is_asked_for_there() {
+    let service = Running::with_settings(|settings| settings.admin_port = Some(0));
+    let admin = service.admin.expect("an admin port");
+    let check = |port: u16, host: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_featherlight-healthcheck"));
+        command
+            .env("FEATHERLIGHT_HOST", "192.0.2.1")
+            .env("FEATHERLIGHT_HTTP_PORT", service.address.port().to_string());
+        command.env("FEATHERLIGHT_ADMIN_PORT", port.to_string()).env("FEATHERLIGHT_ADMIN_HOST", host);
+        command.output().expect("the program runs")
+    };
+    let output = check(admin.port(), "0.0.0.0");
+    assert_eq!(output.status.code(), Some(0), "{}", reason(&output));
+    let output = check(service.address.port(), "127.0.0.1");
+    assert!(output.status.code() == Some(1) && reason(&output).contains("404"), "{}", reason(&output));
+}
+
+#[test]
 fn where_nothing_listens_or_something_else_does_is_not_healthy() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("a bound socket").port();

@@ -176,7 +176,7 @@ fn a_full_queue_is_a_503_with_the_time_to_come_back() {
     });
     let several: [(&str, &[u8]); 2] = [("a", &photo), ("b", &photo)];
     let several = service.classify("", &[("content-type", FORM)], &photos::form(&several));
-    assert_eq!(several.row(), row(400, "bad_request"), "two photos never fit into a queue of one");
+    assert_eq!(several.row(), row(413, "too_many_photos"), "two photos never fit into a queue of one");
 }
 
 #[test]
@@ -210,15 +210,33 @@ fn a_cold_engine_is_a_503_until_it_is_warm() {
 }
 
 #[test]
-fn a_lost_device_is_a_503_and_the_service_is_not_ready_but_alive() {
-    let service = Running::start();
+fn after_a_lost_device_the_service_answers_what_is_under_way_and_ends_by_itself() {
+    let mut service = Running::start();
+    // Connections that were there before, each in the midst of its request: the port closes with the device.
+    let begun = |head: &[u8]| {
+        let mut connection = service.connect();
+        connection.write(&head[..head.len() - 2]);
+        connection
+    };
+    let mut photo = begun(&Connection::head("POST", "/classify", &PNG, 10));
+    let mut ready = begun(&Connection::head("GET", "/health/ready", &[], 0));
+    let mut live = begun(&Connection::head("GET", "/health/live", &[], 0));
+    let open = "featherlight_http_connections{port=\"public\"}";
+    service.until(|service| service.metric(open) == 4.0);
+
     assert_eq!(service.classify("", &PNG, &photos::plain(DEVICE_LOSS)).row(), row(503, "device_unavailable"));
-    let later = service.classify("", &PNG, &photos::plain([90, 0, 0]));
+    for connection in [&mut photo, &mut ready, &mut live] {
+        connection.write(b"\r\n");
+    }
+    let later = photo.read_answer("POST").expect("an answer");
     assert_eq!(later.row(), row(503, "device_unavailable"));
     assert!(later.header("retry-after").is_some());
     assert!(!later.text().contains("bus"), "no details to the client");
-    assert_eq!(service.get("/health/ready").json()["status"], "failed");
-    assert_eq!(service.get("/health/live").status, 200);
+    let ready = ready.read_answer("GET").expect("an answer");
+    assert_eq!((ready.status, ready.json()["status"].as_str()), (503, Some("failed")));
+    assert_eq!(live.read_answer("GET").expect("an answer").status, 200);
+    assert!(service.ended_by_itself(), "nobody gave a signal");
+    assert!(Connection::try_open(service.address).is_err(), "the port is closed");
 }
 
 #[test]

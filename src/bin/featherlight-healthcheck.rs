@@ -35,8 +35,13 @@ fn address() -> Result<String, String> {
         (Some(address), None) if !address.starts_with('-') => return Ok(address),
         _ => return Err("usage: featherlight-healthcheck [HOST:PORT]".to_owned()),
     }
-    let host = std::env::var("FEATHERLIGHT_HOST").unwrap_or_else(|_| "127.0.0.1".to_owned());
-    let port = std::env::var("FEATHERLIGHT_HTTP_PORT").unwrap_or_else(|_| "8080".to_owned());
+    let said = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let public = said("FEATHERLIGHT_HOST").unwrap_or_else(|| "127.0.0.1".to_owned());
+    // Where there is an admin port, health is there alone.
+    let (host, port) = match said("FEATHERLIGHT_ADMIN_PORT") {
+        Some(port) => (said("FEATHERLIGHT_ADMIN_HOST").unwrap_or(public), port),
+        None => (public, said("FEATHERLIGHT_HTTP_PORT").unwrap_or_else(|| "8080".to_owned())),
+    };
     // Addresses to listen on that are none to connect to.
     Ok(match host.as_str() {
         "0.0.0.0" => format!("127.0.0.1:{port}"),

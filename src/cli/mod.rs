@@ -18,7 +18,7 @@ pub use named::NamedFolder;
 pub use predict::{Predict, Target};
 #[cfg(feature = "pull")]
 pub use pull::Pull;
-pub use serve::{Log, Serve};
+pub use serve::{Log, Serve, Toggle};
 pub use values::Compute;
 
 use clap::error::ErrorKind;
@@ -70,7 +70,7 @@ impl Cli {
                 Command::Inspect(inspect) => inspect.settle(&typed)?,
                 Command::Bench(bench) => bench.settle(&typed)?,
                 Command::Verify(verify) => verify.compute.refuse_list("verify")?,
-                Command::Serve(_) => {}
+                Command::Serve(serve) => serve.settle(&typed)?,
                 #[cfg(feature = "pull")]
                 Command::Pull(_) => {}
             }
@@ -207,6 +207,28 @@ mod tests {
             let error = refusal(&format!("{command} --device cuda:0,1"));
             let told = ["--device", "cuda:0,1", "a single device"].iter().all(|part| error.contains(part));
             assert!(told, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_protects_the_service_is_refused_where_it_would_not() {
+        assert!(refusal("--protect-all").contains("--api-key"));
+        assert!(read("--protect-all --api-key a").is_ok());
+        assert!(read("--protect-all --api-key-file keys").is_ok());
+        assert!(refusal("--admin-host ::1").contains("--admin-port"));
+        for (line, told) in [
+            ("--cors-allow-origin photos.example", "https://photos.example"),
+            ("--cors-allow-origin https://a.example/path", "no path"),
+            ("--api-key schlüssel", "visible ASCII"),
+            ("--max-photos-per-request 0", "1..=1024"),
+            ("--max-connections 0", "1.."),
+            ("--header-timeout-ms 0", "1.."),
+            ("--access-log never", "on, off"),
+            ("--admin-port 70000", "65535"),
+        ] {
+            let error = refusal(line);
+            let flag = line.split(' ').next().unwrap_or_default();
+            assert!(error.contains(told) && error.contains(flag), "{line}: {error}");
         }
     }
 

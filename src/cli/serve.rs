@@ -2,8 +2,10 @@
 
 use super::named::{NamedFolder, named_folders};
 use super::values::{Compute, count, switch};
+use super::{Typed, usage_error};
 use clap::{Args, ValueEnum};
 use featherlight::engine::BatchLimit;
+use featherlight::http::{MOST_PHOTOS_PER_REQUEST, Origin, check_key};
 use std::path::PathBuf;
 
 /// How log lines are written.
@@ -13,6 +15,20 @@ pub enum Log {
     Text,
     /// One JSON object a line
     Json,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Toggle {
+    /// It is
+    On,
+    /// It is not
+    Off,
+}
+
+/// A key as it is typed.
+fn key(text: &str) -> Result<String, &'static str> {
+    check_key(text).map(|()| text.to_owned())
 }
 
 /// `featherlight serve`.
@@ -37,6 +53,12 @@ pub struct Serve {
     /// Port to listen on; 0 lets the system choose
     #[arg(long, env = "FEATHERLIGHT_HTTP_PORT", default_value_t = 8080)]
     pub port: u16,
+    /// Port of its own for health, metrics and reloads, which the other then does not serve; 0 lets the system choose
+    #[arg(long, env = "FEATHERLIGHT_ADMIN_PORT", value_name = "PORT")]
+    pub admin_port: Option<u16>,
+    /// Address of the admin port [default: that of --host]
+    #[arg(long, env = "FEATHERLIGHT_ADMIN_HOST", value_name = "HOST")]
+    pub admin_host: Option<String>,
     /// Where and in what the model computes
     #[command(flatten)]
     pub compute: Compute,
@@ -70,19 +92,56 @@ pub struct Serve {
     /// Threads that decode photos [default: one a core, at most 4]
     #[arg(long, env = "FEATHERLIGHT_DECODE_THREADS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub decode_threads: Option<u32>,
+    /// Photos of one request, at most (and never more than the queue holds)
+    #[arg(long, env = "FEATHERLIGHT_MAX_PHOTOS_PER_REQUEST", value_name = "N", default_value_t = 64, value_parser = count(MOST_PHOTOS_PER_REQUEST as i64))]
+    pub max_photos_per_request: u32,
+    /// Open connections of the public port, at most; further ones wait
+    #[arg(long, env = "FEATHERLIGHT_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = count(1_000_000))]
+    pub max_connections: u32,
+    /// Time from the first byte of a request's head to its last
+    #[arg(long, env = "FEATHERLIGHT_HEADER_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub header_timeout_ms: u64,
+    /// Time from a request's head to the end of its body
+    #[arg(long, env = "FEATHERLIGHT_BODY_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub body_timeout_ms: u64,
+    /// Time that an answer waits for a client that does not take it
+    #[arg(long, env = "FEATHERLIGHT_WRITE_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub write_timeout_ms: u64,
+    /// How long a connection without a request is kept
+    #[arg(long, env = "FEATHERLIGHT_IDLE_TIMEOUT_MS", value_name = "MS", default_value_t = 75_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub idle_timeout_ms: u64,
     /// Key that clients must send; may be given more than once
     #[arg(
         long,
         env = "FEATHERLIGHT_API_KEY",
         value_name = "KEY",
         value_delimiter = ',',
-        value_parser = clap::builder::NonEmptyStringValueParser::new(),
+        value_parser = key,
         hide_env_values = true
     )]
     pub api_key: Vec<String>,
-    /// Origin whose pages may call the service; may be given more than once
+    /// File of such keys, one a line (`#` begins a comment); read again at SIGHUP
+    #[arg(long, env = "FEATHERLIGHT_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Key for what changes the service; opens all that an API key opens; may be given more than once
+    #[arg(
+        long,
+        env = "FEATHERLIGHT_ADMIN_KEY",
+        value_name = "KEY",
+        value_delimiter = ',',
+        value_parser = key,
+        hide_env_values = true
+    )]
+    pub admin_key: Vec<String>,
+    /// File of such keys, as of --api-key-file
+    #[arg(long, env = "FEATHERLIGHT_ADMIN_KEY_FILE", value_name = "FILE")]
+    pub admin_key_file: Option<PathBuf>,
+    /// Metrics, documentation and the page want a key too
+    #[arg(long, env = "FEATHERLIGHT_PROTECT_ALL", value_parser = switch())]
+    pub protect_all: bool,
+    /// Origin whose pages may call the service, `https://photos.example`, or `*` for any; may be given more than once
     #[arg(long, env = "FEATHERLIGHT_CORS_ALLOW_ORIGIN", value_name = "URL", value_delimiter = ',')]
-    pub cors_allow_origin: Vec<String>,
+    pub cors_allow_origin: Vec<Origin>,
     /// How long the service still works, unready, after the signal to end
     #[arg(long, env = "FEATHERLIGHT_DRAIN_DELAY_MS", value_name = "MS", default_value_t = 0)]
     pub drain_delay_ms: u64,
@@ -92,6 +151,22 @@ pub struct Serve {
     /// How log lines are written
     #[arg(long, env = "FEATHERLIGHT_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: Log,
+    /// A log line for each request but probes that went well
+    #[arg(long, env = "FEATHERLIGHT_ACCESS_LOG", value_enum, default_value = "on")]
+    pub access_log: Toggle,
+}
+
+impl Serve {
+    /// Refuses flags that mean nothing without others.
+    pub(super) fn settle(&self, typed: &Typed<'_>) -> Result<(), clap::Error> {
+        // Wherever it was said: who wants everything behind a key must not get a service without one.
+        if self.protect_all && self.api_key.is_empty() && self.api_key_file.is_none() {
+            return Err(usage_error(
+                "the argument '--protect-all' goes with '--api-key' or '--api-key-file' only",
+            ));
+        }
+        typed.refuse_without("admin_port", self.admin_port.is_some(), &["admin_host"])
+    }
 }
 
 /// A whole number from 1, or `auto`.

@@ -4,7 +4,9 @@
 
 mod bench;
 mod devices;
+mod keys;
 mod model;
+mod open_files;
 mod predict;
 #[cfg(feature = "pull")]
 mod pull;

@@ -102,7 +102,7 @@ async fn answer(
         outcome: match outcome {
             Ok(predictions) => Outcome::Predictions(predictions),
             Err(error) => {
-                error.log(&id.0);
+                error.log();
                 service.metrics().reject(error.code());
                 Outcome::Error(error.body(&id.0))
             }

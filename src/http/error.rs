@@ -22,6 +22,8 @@ pub(super) enum ApiError {
         "this service wants an API key, and none that it knows was sent; use `Authorization: Bearer KEY` or `x-api-key: KEY`"
     )]
     Unauthorized,
+    #[error("{0}")]
+    Forbidden(String),
     #[error("nothing is served at {0}; GET / shows what is")]
     NotFound(String),
     #[error("{0}")]
@@ -32,12 +34,18 @@ pub(super) enum ApiError {
     RequestTimeout(Duration),
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge { limit: u64 },
+    #[error("more photos than one request may hold, which are {limit}; send several requests")]
+    TooManyPhotos { limit: usize },
+    #[error("the address is longer than {limit} bytes")]
+    UriTooLong { limit: usize },
     #[error("{0}")]
     UnsupportedMediaType(String),
     #[error("{0}")]
     UndecodableImage(String),
     #[error("{0}")]
     TooManyPixels(String),
+    #[error("the request's head has more than {fields} fields or {bytes} bytes")]
+    HeadersTooLarge { fields: usize, bytes: usize },
     #[error("the service is at its limit; try again in {} s", .retry_after.as_secs())]
     Overloaded { retry_after: Duration },
     #[error("{message}")]
@@ -59,24 +67,31 @@ pub(super) enum ApiError {
 }
 
 /// The statuses a request can end with, each a label value of `http_requests_total`; 499: the client left.
-pub(super) const STATUSES: [u16; 15] =
-    [200, 204, 400, 401, 404, 405, 408, 409, 413, 415, 422, 499, 500, 503, 504];
+pub(super) const STATUSES: [u16; 18] =
+    [200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 431, 499, 500, 503, 504];
 
 /// The codes counted in `rejected_total`: requests or photos turned away before inference.
-pub(super) const REJECTIONS: [&str; 12] = [
+pub(super) const REJECTIONS: [&str; 16] = [
     "bad_request",
     "unauthorized",
+    "forbidden",
     "model_not_found",
     "request_timeout",
     "body_too_large",
+    "too_many_photos",
+    "uri_too_long",
     "unsupported_media_type",
     "undecodable_image",
     "too_many_pixels",
+    "headers_too_large",
     "overloaded",
     "not_ready",
     "shutting_down",
     "device_unavailable",
 ];
+
+/// Characters of a message, at most.
+const LONGEST_MESSAGE: usize = 500;
 
 impl ApiError {
     /// The row of the table: status and `error.code`.
@@ -84,15 +99,19 @@ impl ApiError {
         match self {
             Self::BadRequest(_) => (400, "bad_request"),
             Self::Unauthorized => (401, "unauthorized"),
+            Self::Forbidden(_) => (403, "forbidden"),
             Self::NotFound(_) => (404, "not_found"),
             Self::ModelNotFound(_) => (404, "model_not_found"),
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
             Self::RequestTimeout(_) => (408, "request_timeout"),
             Self::ReloadFailed(_) => (409, "reload_failed"),
             Self::BodyTooLarge { .. } => (413, "body_too_large"),
+            Self::TooManyPhotos { .. } => (413, "too_many_photos"),
+            Self::UriTooLong { .. } => (414, "uri_too_long"),
             Self::UnsupportedMediaType(_) => (415, "unsupported_media_type"),
             Self::UndecodableImage(_) => (422, "undecodable_image"),
             Self::TooManyPixels(_) => (422, "too_many_pixels"),
+            Self::HeadersTooLarge { .. } => (431, "headers_too_large"),
             Self::ClientLeft => (499, "client_left"),
             Self::Internal(_) => (500, "internal"),
             Self::Overloaded { .. } | Self::DeadlineUnmeetable { .. } => (503, "overloaded"),
@@ -123,12 +142,12 @@ impl ApiError {
         }
     }
 
-    /// Writes what the operator should know; clients' mistakes are no news.
-    pub(super) fn log(&self, request_id: &str) {
+    /// Writes what the operator should know; clients' mistakes are no news. The request's span says whose it was.
+    pub(super) fn log(&self) {
         match self {
-            Self::Internal(detail) => tracing::error!(request_id, detail, "internal error"),
+            Self::Internal(detail) => tracing::error!(detail, "internal error"),
             Self::DeviceUnavailable(reason) => {
-                tracing::warn!(request_id, %reason, "refused: the device is unavailable");
+                tracing::warn!(reason = &**reason, "refused: the device is unavailable");
             }
             _ => {}
         }
@@ -136,7 +155,19 @@ impl ApiError {
 
     /// The `error` object.
     pub(super) fn body<'a>(&self, request_id: &'a str) -> ErrorBody<'a> {
-        ErrorBody { code: self.code(), message: self.to_string(), request_id }
+        let mut message = self.to_string();
+        // What a client sent may stand in it: an answer never grows with that.
+        if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        ErrorBody { code: self.code(), message, request_id }
+    }
+
+    /// The body of an answer, as text.
+    pub(super) fn text(&self, request_id: &str) -> String {
+        // Never fails: strings under fixed names.
+        serde_json::to_string(&Envelope { error: self.body(request_id) }).unwrap_or_default()
     }
 
     /// The whole answer.
@@ -189,9 +220,8 @@ impl From<EngineError> for ApiError {
             EngineError::ShuttingDown => Self::ShuttingDown,
             EngineError::DeviceUnavailable { reason } => Self::DeviceUnavailable(reason),
             EngineError::DeadlineExceeded => Self::DeadlineExceeded,
-            EngineError::TooManyPhotos { .. }
-            | EngineError::PixelSize { .. }
-            | EngineError::TensorSize { .. } => Self::BadRequest(error.to_string()),
+            EngineError::TooManyPhotos { limit, .. } => Self::TooManyPhotos { limit },
+            EngineError::PixelSize { .. } | EngineError::TensorSize { .. } => Self::BadRequest(error.to_string()),
             EngineError::Load { reason } => Self::ReloadFailed(reason),
             EngineError::Photo(error) => Self::from(error),
             EngineError::NonFinite => Self::Internal("the model's scores are not finite".to_owned()),

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
+use super::auth::Admin;
 use super::error::ApiError;
 use super::models::Served;
 use super::state::Service;
@@ -55,6 +56,7 @@ pub(super) async fn info(State(service): State<Service>) -> Result<Json<Value>, 
             "max_queue_size": settings.engine.max_queue_size,
             "max_body_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
+            "max_photos_per_request": settings.photos_per_request(),
             "request_timeout_ms": u64::try_from(settings.request_timeout.as_millis()).unwrap_or(u64::MAX),
         },
     })))
@@ -82,6 +84,7 @@ pub(super) async fn model(
 
 /// `POST /models/{name}/reload`: reads a model anew from its folder. Goes on to its end even if the client leaves.
 pub(super) async fn reload(
+    _: Admin,
     State(service): State<Service>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {

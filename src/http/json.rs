@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::parameters::Parameters;
+use super::settings::MOST_PHOTOS_PER_REQUEST;
 use super::state::Service;
 use super::submission::{Photo, Submission};
 
@@ -35,7 +36,8 @@ struct Settings {
     function_to_apply: Option<String>,
 }
 
-/// One text or a list of them; borrowed from the body where it holds no escapes.
+/// One text or a list of them; borrowed from the body where it holds no escapes. Of a list that is longer than any may be, so much
+/// as shows it.
 struct Inputs<'a>(Vec<Cow<'a, str>>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Inputs<'a> {
@@ -65,6 +67,10 @@ impl<'de> Visitor<'de> for InputsVisitor {
         let mut texts = Vec::new();
         while let Some(Text(text)) = list.next_element()? {
             texts.push(text);
+            if texts.len() > MOST_PHOTOS_PER_REQUEST {
+                while list.next_element::<de::IgnoredAny>()?.is_some() {}
+                break;
+            }
         }
         Ok(Inputs(texts))
     }
@@ -82,7 +88,7 @@ pub(super) fn looks_like(body: &[u8]) -> bool {
 /// Takes a JSON body apart.
 ///
 /// # Errors
-/// `BadRequest` naming what is wrong; `Overloaded` when the memory for the decoded photos is in use.
+/// `BadRequest` naming what is wrong; `TooManyPhotos`; `Overloaded` when the memory for the decoded photos is in use.
 pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiError> {
     let request: Request<'_> = serde_json::from_slice(body)
         .map_err(|error| ApiError::BadRequest(format!("the JSON body cannot be used: {error}")))?;
@@ -96,6 +102,10 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiErr
         if let Some(name) = settings.function_to_apply {
             parameters.set("function_to_apply", &name)?;
         }
+    }
+    let limit = service.settings().photos_per_request();
+    if request.inputs.0.len() > limit {
+        return Err(ApiError::TooManyPhotos { limit });
     }
     let length: usize = request.inputs.0.iter().map(|text| text.len()).sum();
     let reservation = service.bodies().reserve(length as u64 / 4 * 3);

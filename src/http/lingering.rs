@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,20 +30,39 @@ pub(super) enum Sending {
     WhenAsked,
 }
 
+/// How far a body was read.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    unfinished: AtomicBool,
+    bytes: AtomicU64,
+}
+
+impl Reading {
+    /// Whether the body was let go before its end.
+    pub(super) fn unfinished(&self) -> bool {
+        self.unfinished.load(Ordering::Acquire)
+    }
+
+    /// Bytes that a handler took.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// The wrapped body.
 pub(super) struct Lingering {
     inner: Option<Body>,
     sending: Sending,
     allowance: u64,
-    unfinished: Arc<AtomicBool>,
+    reading: Arc<Reading>,
 }
 
 impl Lingering {
-    /// Wraps `inner`; the flag turns true when the body was let go before its end.
-    pub(super) fn new(inner: Body, sending: Sending, max_body_bytes: u64) -> (Self, Arc<AtomicBool>) {
-        let unfinished = Arc::new(AtomicBool::new(false));
+    /// Wraps `inner`, and says how far it was read.
+    pub(super) fn new(inner: Body, sending: Sending, max_body_bytes: u64) -> (Self, Arc<Reading>) {
+        let reading = Arc::<Reading>::default();
         let allowance = max_body_bytes.saturating_add(BYTES);
-        (Self { inner: Some(inner), sending, allowance, unfinished: unfinished.clone() }, unfinished)
+        (Self { inner: Some(inner), sending, allowance, reading: reading.clone() }, reading)
     }
 }
 
@@ -63,6 +82,7 @@ impl HttpBody for Lingering {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.allowance = self.allowance.saturating_sub(length);
+                self.reading.bytes.fetch_add(length, Ordering::Relaxed);
             }
             Poll::Pending => {}
         }
@@ -81,7 +101,7 @@ impl HttpBody for Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(body) = self.inner.take().filter(|body| !body.is_end_stream()) else { return };
-        self.unfinished.store(true, Ordering::Release);
+        self.reading.unfinished.store(true, Ordering::Release);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.sending == Sending::Unasked {
             runtime.spawn(tokio::time::timeout(TIME, read_on(body, self.allowance.max(BYTES))));

@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use super::error::{ApiError, REJECTIONS, STATUSES};
@@ -21,8 +22,19 @@ pub(super) struct HttpMetrics {
     pub(super) answered: IntCounterVec,
     pub(super) duration: HistogramVec,
     pub(super) in_flight: IntGauge,
+    /// Panics of handlers; the engine counts its own.
+    pub(super) panics: IntCounter,
+    /// Open ones, by port.
+    pub(super) connections: IntGaugeVec,
+    /// Closed because the client took too long, by what it took too long for.
+    pub(super) timeouts: IntCounterVec,
     rejected: IntCounterVec,
 }
+
+/// The values of the label `port`.
+pub(super) const PORTS: [&str; 2] = ["public", "admin"];
+/// The values of the label `waiting`: what a connection was closed for.
+pub(super) const WAITING: [&str; 3] = ["header", "idle", "write"];
 
 /// From one millisecond to the usual request timeout and beyond.
 const SECONDS: [f64; 14] =
@@ -60,6 +72,27 @@ impl HttpMetrics {
         registry.register(Box::new(duration.clone()))?;
         let in_flight = IntGauge::new("featherlight_http_requests_in_flight", "Requests being answered")?;
         registry.register(Box::new(in_flight.clone()))?;
+        let panics = IntCounter::new(
+            "featherlight_http_panics_total",
+            "Panics of handlers, each answered with a 500",
+        )?;
+        registry.register(Box::new(panics.clone()))?;
+        let connections = IntGaugeVec::new(
+            Opts::new("featherlight_http_connections", "Open connections, by port"),
+            &["port"],
+        )?;
+        registry.register(Box::new(connections.clone()))?;
+        let timeouts = counters(
+            "featherlight_http_connection_timeouts_total",
+            "Connections closed because the client took too long, by what for",
+            &["waiting"],
+        )?;
+        for port in PORTS {
+            connections.with_label_values(&[port]);
+        }
+        for waiting in WAITING {
+            timeouts.with_label_values(&[waiting]);
+        }
         for route in ROUTES {
             received.with_label_values(&[route]);
             duration.with_label_values(&[route]);
@@ -70,7 +103,7 @@ impl HttpMetrics {
         for reason in REJECTIONS {
             rejected.with_label_values(&[reason]);
         }
-        Ok(Self { received, answered, duration, in_flight, rejected })
+        Ok(Self { received, answered, duration, in_flight, panics, connections, timeouts, rejected })
     }
 
     /// Counts a refusal; codes that are none (`not_found`, `internal` …) are not counted here.

@@ -1,9 +1,10 @@
 //! The HTTP service: requests in, JSON out.
 //!
-//! `main` builds a [`Service`] around a running engine and hands it to [`serve`] with a listener and a shutdown signal;
+//! `main` builds a [`Service`] around a running engine and hands it to [`serve`] with its sockets and a shutdown signal;
 //! tests do the same with sockets and signals of their own. One file a resource; statuses stand in `error.rs`. Nothing
 //! here ever sees a tensor or opens a file.
 
+mod access;
 mod auth;
 mod body;
 mod classify;
@@ -20,12 +21,16 @@ mod observe;
 mod page;
 mod parameters;
 mod router;
+mod security;
 mod server;
 mod settings;
 mod state;
 mod submission;
+mod trace;
 
+pub use auth::check_key;
+pub use cors::{Origin, OriginError};
 pub use models::{ModelInfo, ModelSource, Served};
-pub use server::serve;
-pub use settings::ServeSettings;
+pub use server::{Listeners, serve};
+pub use settings::{MOST_PHOTOS_PER_REQUEST, ServeSettings};
 pub use state::Service;

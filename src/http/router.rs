@@ -3,8 +3,8 @@
 //! Built once by `server.rs`. Paths not listed are 404, methods not listed 405, both as JSON.
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::from_fn_with_state;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{get, post};
 
 use super::auth::authorize;
@@ -12,13 +12,17 @@ use super::classify::{classify, classify_with};
 use super::cors::cors;
 use super::error::ApiError;
 use super::health;
-use super::info::{info, model, models};
+use super::info::{info, model, models, reload};
 use super::metrics::metrics;
 use super::observe::observe;
 use super::page::page;
+use super::security::secure;
 use super::state::Service;
 
-/// The values of the label `route`; everything not served is `other`.
+/// The label of everything not served.
+pub(super) const OTHER: &str = "other";
+
+/// The values of the label `route`: every path as it is routed, and the rest.
 pub(super) const ROUTES: [&str; 12] = [
     "/",
     "/classify",
@@ -31,45 +35,63 @@ pub(super) const ROUTES: [&str; 12] = [
     "/models",
     "/models/{model}",
     "/models/{model}/reload",
-    "other",
+    OTHER,
 ];
 
-/// The label of a path; `{model}` stands for one segment of any name.
-pub(super) fn route(path: &str) -> &'static str {
-    ROUTES.into_iter().find(|route| matches(route, path)).unwrap_or("other")
+/// The label of a request that came to this path. A path that the request's own port does not serve is none.
+pub(super) fn route(matched: Option<&MatchedPath>) -> &'static str {
+    let matched = matched.map_or(OTHER, MatchedPath::as_str);
+    ROUTES.into_iter().find(|route| *route == matched).unwrap_or(OTHER)
 }
 
-fn matches(route: &str, path: &str) -> bool {
-    let (mut wanted, mut found) = (route.split('/'), path.split('/'));
-    loop {
-        match (wanted.next(), found.next()) {
-            (None, None) => return true,
-            (Some("{model}"), Some(name)) if !name.is_empty() => {}
-            (Some(wanted), Some(found)) if wanted == found => {}
-            _ => return false,
-        }
-    }
-}
-
-/// The whole service; a request passes observe → cors → authorize → its resource.
-pub(super) fn router(service: Service) -> Router {
+/// What clients are there for.
+fn public() -> Router<Service> {
     Router::new()
         .route("/", get(page))
         .route("/classify", post(classify))
         .route("/classify/{model}", post(classify_with))
+        .route("/info", get(info))
+        .route("/models", get(models))
+        .route("/models/{model}", get(model))
+}
+
+/// What those who run the service are there for. Handlers that change it take [`Admin`](super::auth::Admin).
+fn admin() -> Router<Service> {
+    Router::new()
         .route("/health", get(health::ready))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .route("/info", get(info))
         .route("/metrics", get(metrics))
-        .route("/models", get(models))
-        .route("/models/{model}", get(model))
+        .route("/models/{model}/reload", post(reload))
+}
+
+/// What each port serves.
+pub(super) struct Routers {
+    /// Everything, or what is not on the admin port.
+    pub(super) public: Router,
+    /// Where there is such a port.
+    pub(super) admin: Option<Router>,
+}
+
+/// The whole service, on one port or on two.
+pub(super) fn routers(service: &Service, has_admin_port: bool) -> Routers {
+    if has_admin_port {
+        Routers { public: layered(public(), service), admin: Some(layered(admin(), service)) }
+    } else {
+        Routers { public: layered(public().merge(admin()), service), admin: None }
+    }
+}
+
+/// A request passes secure → observe → cors → authorize → its resource.
+fn layered(routes: Router<Service>, service: &Service) -> Router {
+    routes
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(service.clone(), authorize))
         .layer(from_fn_with_state(service.clone(), cors))
         .layer(from_fn_with_state(service.clone(), observe))
-        .with_state(service)
+        .layer(map_response(secure))
+        .with_state(service.clone())
 }
 
 async fn not_found(request: Request) -> ApiError {
@@ -83,25 +105,4 @@ async fn method_not_allowed(request: Request) -> ApiError {
 /// A path fit for a message.
 fn shown(path: &str) -> String {
     path.chars().take(200).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_label_of_a_path_holds_no_name_that_a_client_chose() {
-        for (path, label) in [
-            ("/", "/"),
-            ("/classify", "/classify"),
-            ("/classify/birds", "/classify/{model}"),
-            ("/classify/", "other"),
-            ("/classify/a/b", "other"),
-            ("/models/a/reload", "/models/{model}/reload"),
-            ("/models/a/other", "other"),
-            ("/anything", "other"),
-        ] {
-            assert_eq!(route(path), label, "{path}");
-        }
-    }
 }

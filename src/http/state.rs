@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use super::auth::Keys;
 use super::body::ByteBudget;
 use super::metrics::HttpMetrics;
 use super::models::Models;
@@ -27,6 +28,7 @@ struct Shared {
     bodies: ByteBudget,
     /// The models to begin with are loaded.
     opened: AtomicBool,
+    keys: Keys,
     phase: AtomicU8,
 }
 
@@ -54,9 +56,10 @@ impl Service {
     ) -> Result<Self, prometheus::Error> {
         let metrics = HttpMetrics::register(&telemetry.registry)?;
         let bodies = ByteBudget::new(settings.max_inflight_bytes);
+        let keys = Keys::new(&settings.api_keys, &settings.admin_keys);
         let phase = AtomicU8::new(Phase::Serving as u8);
         let (models, opened) = (Models::default(), AtomicBool::new(false));
-        let shared = Shared { engine, models, settings, telemetry, metrics, bodies, opened, phase };
+        let shared = Shared { engine, models, settings, telemetry, metrics, bodies, keys, opened, phase };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -87,6 +90,15 @@ impl Service {
 
     pub(super) fn registry(&self) -> &Models {
         &self.shared.models
+    }
+
+    /// From now on these keys are good, and none of before.
+    pub fn replace_keys(&self, api: &[String], admin: &[String]) {
+        self.shared.keys.replace(api, admin);
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.shared.keys
     }
 
     pub(super) fn telemetry(&self) -> &Telemetry {

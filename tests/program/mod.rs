@@ -55,6 +55,8 @@ pub struct Served {
     pub address: SocketAddr,
     /// The line to paste that it printed.
     pub hint: String,
+    /// Where health and metrics are, if it has an admin port.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Served {
@@ -65,13 +67,18 @@ impl Served {
 
     /// The same for a whole command, which must choose its port itself.
     pub fn spawn(command: &mut Command) -> Self {
+        let has_admin_port = command.get_args().any(|word| word == "--admin-port");
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         // Let go after these lines: `a_closed_standard_output_ends_the_service` was a bug.
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut line = || lines.next().and_then(Result::ok).unwrap_or_default();
         let (first, hint) = (line(), line());
-        let address = first.rsplit("http://").next().and_then(|address| address.parse().ok());
-        Self { child, address: address.unwrap_or_else(|| panic!("no address in `{first}`")), hint }
+        let address = |line: &str| {
+            let address = line.rsplit("http://").next().and_then(|address| address.parse().ok());
+            address.unwrap_or_else(|| panic!("no address in `{line}`"))
+        };
+        let admin = has_admin_port.then(|| address(&line()));
+        Self { address: address(&first), child, hint, admin }
     }
 
     /// `http://` and its address.
@@ -81,8 +88,13 @@ impl Served {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let killed = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill");
-        assert!(killed.success());
+        self.signal("TERM");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let killed = Command::new("kill").args(["-s", name]).arg(self.child.id().to_string()).status();
+        assert!(killed.expect("kill").success());
     }
 
     /// The exit status, once the process has ended.

@@ -135,6 +135,11 @@ impl Connection {
         matches!(self.reader.read(&mut [0]), Ok(0))
     }
 
+    /// The same socket once more, to write while another thread reads.
+    pub fn second(&self) -> TcpStream {
+        self.reader.get_ref().try_clone().expect("a socket")
+    }
+
     /// Leaves without a word.
     pub fn hang_up(self) {
         let _ = self.reader.get_ref().shutdown(Shutdown::Both);

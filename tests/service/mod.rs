@@ -24,7 +24,7 @@ use featherlight::engine::{
     DeviceChoice, Engine, EngineMetrics, ModelParts, ModelSpec, Prepared, Runner, RunnerError, RunnerFactory,
     Warmup, device_names,
 };
-use featherlight::http::{ModelInfo, ModelSource, ServeSettings, Service};
+use featherlight::http::{Listeners, ModelInfo, ModelSource, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, ImageError, MemoryBudget, Pixels, Processor};
 use featherlight::ops::device::{DeviceInfo, Memory, Precision};
 use featherlight::scores::Function;
@@ -175,6 +175,10 @@ impl Default for Setup {
 /// A service at work on a port of its own.
 pub struct Running {
     pub address: SocketAddr,
+    /// Where the settings have an admin port.
+    pub admin: Option<SocketAddr>,
+    /// Where `/metrics` gathers.
+    pub registry: prometheus::Registry,
     pub hand: Hand,
     pub service: Service,
     shutdown: Option<oneshot::Sender<()>>,
@@ -200,19 +204,21 @@ impl Running {
         }
         let telemetry = Telemetry::new().expect("a fresh registry");
         let metrics = EngineMetrics::register(&telemetry.registry).expect("a fresh registry");
+        let registry = telemetry.registry.clone();
+        let has_admin_port = settings.admin_port.is_some();
         let engine = Engine::start(settings.engine.clone(), device_names(&devices), metrics);
         let source = colours(hand.clone(), pace, &settings, devices);
         let service = Service::new(engine.expect("threads"), settings, telemetry).expect("a new registry");
 
         let (shutdown, signal) = oneshot::channel::<()>();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.set_nonblocking(true).expect("a socket");
-        let address = listener.local_addr().expect("a bound socket");
+        let (public, address) = listen();
+        let (admin_socket, admin) = has_admin_port.then(listen).unzip();
         let inner = service.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             runtime.expect("a runtime").block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let listener = |socket| tokio::net::TcpListener::from_std(socket).expect("a listener");
+                let listeners = Listeners { public: listener(public), admin: admin_socket.map(listener) };
                 let loading = inner.clone();
                 let loading = tokio::spawn(async move {
                     loading.load("colours", source).await.expect("a model");
@@ -224,10 +230,11 @@ impl Running {
                 let signal = async {
                     let _ = signal.await;
                 };
-                featherlight::http::serve(listener, inner, signal).await;
+                featherlight::http::serve(listeners, inner, signal).await;
             });
         });
-        let running = Self { address, hand, service, shutdown: Some(shutdown), thread: Some(thread) };
+        let (shutdown, thread) = (Some(shutdown), Some(thread));
+        let running = Self { address, admin, registry, hand, service, shutdown, thread };
         if !cold {
             running.until(|running| running.service.ready());
         }
@@ -247,9 +254,10 @@ impl Running {
         self.connect().send("POST", &format!("/classify{query}"), headers, body)
     }
 
-    /// The value of one line of `/metrics`, asked for without a request.
+    /// The value of one line of `/metrics`.
     pub fn metric(&self, line: &str) -> f64 {
-        metric(&self.get("/metrics").text(), line)
+        let address = self.admin.unwrap_or(self.address);
+        metric(&Connection::open(address).send("GET", "/metrics", &[], b"").text(), line)
     }
 
     pub fn until(&self, mut condition: impl FnMut(&Self) -> bool) {
@@ -270,6 +278,11 @@ impl Running {
     /// Waits until `serve` has returned; says whether it did within 30 s.
     pub fn ended(&mut self) -> bool {
         self.signal();
+        self.ended_by_itself()
+    }
+
+    /// The same without a signal.
+    pub fn ended_by_itself(&mut self) -> bool {
         let Some(thread) = self.thread.take() else { return true };
         let patience = Instant::now() + Duration::from_secs(30);
         while !thread.is_finished() && Instant::now() < patience {
@@ -277,6 +290,13 @@ impl Running {
         }
         thread.is_finished() && thread.join().is_ok()
     }
+}
+
+fn listen() -> (std::net::TcpListener, SocketAddr) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.set_nonblocking(true).expect("a socket");
+    let address = listener.local_addr().expect("a bound socket");
+    (listener, address)
 }
 
 impl Drop for Running {

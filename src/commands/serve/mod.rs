@@ -4,10 +4,12 @@ mod catalog;
 mod watch;
 
 use super::devices::{Found, find};
+use super::keys::{KeySources, Keys};
+use super::open_files;
 use crate::cli;
 use catalog::Catalog;
 use featherlight::engine::{DeviceChoice, Engine, EngineMetrics, EngineSettings, EngineStatus, device_names};
-use featherlight::http::{self, ServeSettings, Service};
+use featherlight::http::{self, Listeners, ServeSettings, Service};
 use featherlight::image::{DecodeLimits, MemoryBudget};
 use featherlight::ops::device::DeviceInfo;
 use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
@@ -18,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch as channel;
 use watch::Watcher;
 
@@ -27,15 +29,16 @@ use watch::Watcher;
 /// # Errors
 /// If the folder, the address or the device cannot be used.
 pub fn run(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
-    start_logs(match arguments.log_format {
+    // Dropped at the very end: what it still has to send, it sends then.
+    let _logs = start_logs(match arguments.log_format {
         cli::Log::Text => LogFormat::Text,
         cli::Log::Json => LogFormat::Json,
-    });
+    })?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments))
 }
 
 /// What the flags mean; a flag that was not given keeps its default.
-fn settings(arguments: &cli::Serve) -> ServeSettings {
+fn settings(arguments: &cli::Serve, keys: Keys) -> ServeSettings {
     let defaults = ServeSettings::default();
     let engine = EngineSettings {
         max_batch_size: arguments.max_batch_size.unwrap_or(defaults.engine.max_batch_size),
@@ -47,18 +50,27 @@ fn settings(arguments: &cli::Serve) -> ServeSettings {
     ServeSettings {
         host: arguments.host.clone(),
         port: arguments.port,
+        admin_host: arguments.admin_host.clone(),
+        admin_port: arguments.admin_port,
         engine,
         request_timeout,
-        body_timeout: defaults.body_timeout.min(request_timeout),
+        body_timeout: Duration::from_millis(arguments.body_timeout_ms).min(request_timeout),
+        header_timeout: Duration::from_millis(arguments.header_timeout_ms),
+        idle_timeout: Duration::from_millis(arguments.idle_timeout_ms),
+        write_timeout: Duration::from_millis(arguments.write_timeout_ms),
+        max_connections: open_files::room_for(arguments.max_connections as usize),
         max_body_bytes: arguments.max_body_bytes,
         max_inflight_bytes: arguments.max_inflight_bytes.unwrap_or(defaults.max_inflight_bytes),
         max_pixels: arguments.max_pixels,
         decode_memory_bytes: arguments.decode_memory_bytes.unwrap_or(defaults.decode_memory_bytes),
-        api_keys: arguments.api_key.clone(),
+        max_photos_per_request: arguments.max_photos_per_request as usize,
+        api_keys: keys.api,
+        admin_keys: keys.admin,
+        protect_all: arguments.protect_all,
         cors_allow_origins: arguments.cors_allow_origin.clone(),
+        access_log: arguments.access_log == cli::Toggle::On,
         drain_delay: Duration::from_millis(arguments.drain_delay_ms),
         shutdown_grace: Duration::from_millis(arguments.shutdown_grace_ms),
-        ..defaults
     }
 }
 
@@ -83,17 +95,16 @@ fn callable(address: SocketAddr) -> SocketAddr {
 }
 
 async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
-    let settings = settings(&arguments);
+    let keys = KeySources::of(&arguments);
+    let settings = settings(&arguments, keys.read()?);
     let choices = devices(&arguments)?;
     let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
     let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
     let catalog = Catalog::new(&arguments, limits, choices.clone())?;
 
-    let address = (settings.host.as_str(), settings.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| format!("cannot listen on {}:{}: {error}", settings.host, settings.port))?;
-    let local = listener.local_addr()?;
+    let listeners = listen(&settings).await?;
+    let local = listeners.public.local_addr()?;
+    let admin = listeners.admin.as_ref().map(TcpListener::local_addr).transpose()?;
 
     let telemetry = Telemetry::new()?;
     let metrics = EngineMetrics::register(&telemetry.registry)?;
@@ -106,7 +117,13 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     tokio::spawn(load(service.clone(), catalog, arguments.watch, move |names| {
         // A closed standard output is no reason to stop serving (`println!` would panic).
         let _ = writeln!(std::io::stdout(), "Serving {} on http://{local}\nTry: {curl}", names.join(", "));
+        if let Some(admin) = admin {
+            let _ = writeln!(std::io::stdout(), "Health and metrics on http://{admin}");
+        }
     }));
+    if keys.have_files() {
+        tokio::spawn(reread(keys, service.clone(), signal(SignalKind::hangup())?));
+    }
     let failed = failure(status.clone());
     let ended = async move {
         tokio::select! {
@@ -115,10 +132,40 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
             () = failed => {}
         }
     };
-    http::serve(listener, service, ended).await;
+    http::serve(listeners, service, ended).await;
     match &*status.borrow() {
         EngineStatus::Failed(reason) => Err(reason.to_string().into()),
         _ => Ok(()),
+    }
+}
+
+/// Opens the ports, both before anything takes long.
+async fn listen(settings: &ServeSettings) -> Result<Listeners, String> {
+    let open = async |host: &str, port: u16, flag: &str| {
+        let opened = TcpListener::bind((host, port)).await;
+        opened.map_err(|error| format!("cannot listen on {host}:{port} ({flag}): {error}"))
+    };
+    let public = open(&settings.host, settings.port, "--port").await?;
+    let admin = match settings.admin_port {
+        Some(port) => {
+            let host = settings.admin_host.as_deref().unwrap_or(&settings.host);
+            Some(open(host, port, "--admin-port").await?)
+        }
+        None => None,
+    };
+    Ok(Listeners { public, admin })
+}
+
+/// Reads the key files again at each SIGHUP; what cannot be used leaves the keys as they are.
+async fn reread(keys: KeySources, service: Service, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match keys.read() {
+            Ok(Keys { api, admin }) => {
+                service.replace_keys(&api, &admin);
+                tracing::info!(api = api.len(), admin = admin.len(), "the keys were read again");
+            }
+            Err(error) => tracing::error!(error, "the keys stay as they were"),
+        }
     }
 }
 
