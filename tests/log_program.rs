@@ -80,7 +80,7 @@ fn each_request_is_a_line_with_its_ids_and_probes_are_none() {
     }
     let malformed = [("traceparent", "00-not-one-01"), ("x-request-id", "second")];
     assert_eq!(logged.send("GET", "/info", &malformed, b"").status, 401);
-    assert_eq!(logged.send("POST", "/metrics", &[("x-request-id", "third")], b"").status, 401);
+    assert_eq!(logged.send("POST", "/metrics", &[("x-request-id", "third")], b"").status, 405);
 
     let lines = logged.accesses(3);
     assert_eq!(lines.len(), 3, "{lines:?}");

@@ -86,6 +86,8 @@ pub(super) struct Socket {
     writing: Pin<Box<Sleep>>,
     /// Whether bytes are waiting that the client does not take.
     blocked: bool,
+    /// Whether the client has had its time: from here on nothing is read.
+    over: bool,
     own_answer: Option<OwnAnswer>,
 }
 
@@ -110,31 +112,38 @@ impl Socket {
     ) -> Self {
         let sleep = || Box::pin(tokio::time::sleep(Duration::ZERO));
         let (reading, writing) = (sleep(), sleep());
-        Self { stream, conversation, service, peer, reading, writing, blocked: false, own_answer: None }
+        Self {
+            stream,
+            conversation,
+            service,
+            peer,
+            reading,
+            writing,
+            blocked: false,
+            over: false,
+            own_answer: None,
+        }
     }
 
-    /// Nothing to read: whether the client has had its time.
-    fn read_expired(&mut self, context: &mut Context<'_>) -> bool {
-        if self.blocked {
-            return false;
+    /// What the client has had all its time for, if anything; otherwise the task is woken when it has.
+    fn expired(&mut self, context: &mut Context<'_>) -> Option<&'static str> {
+        if self.blocked || self.over {
+            return None;
         }
         let settings = self.service.settings();
         let (deadline, waiting) = match *self.conversation.lock() {
             Stage::Idle { since } => (since + settings.idle_timeout, "idle"),
             Stage::Head { since } => (since + settings.header_timeout, "header"),
-            Stage::Answering => return false,
+            Stage::Answering => return None,
         };
         if self.reading.deadline() != deadline {
             self.reading.as_mut().reset(deadline);
         }
-        let expired = self.reading.as_mut().poll(context).is_ready();
-        if expired {
-            self.give_up(waiting);
-        }
-        expired
+        self.reading.as_mut().poll(context).is_ready().then_some(waiting)
     }
 
-    fn give_up(&self, waiting: &str) {
+    fn give_up(&mut self, waiting: &str) {
+        self.over = true;
         let Peer(client) = self.peer;
         tracing::debug!(%client, waiting, "a connection is closed: the client took too long");
         self.service.metrics().timeouts.with_label_values(&[waiting]).inc();
@@ -226,13 +235,18 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            // Reads nothing, which is the end: hyper then closes in good order.
-            Poll::Pending if self.read_expired(context) => Poll::Ready(Ok(())),
+            Poll::Pending => {
+                if let Some(waiting) = self.expired(context) {
+                    self.give_up(waiting);
+                }
+                // Nothing read is the end: hyper then closes in good order.
+                if self.over { Poll::Ready(Ok(())) } else { Poll::Pending }
+            }
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                 self.conversation.heard();
                 Poll::Ready(Ok(()))
             }
-            other => other,
+            ended => ended,
         }
     }
 }
@@ -260,6 +274,12 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.blocked = false;
+        // hyper may have looked for the next request before this one was answered, and will not look again until something
+        // comes: the time of a client from which nothing comes begins here.
+        if let Some(waiting) = self.expired(context) {
+            self.give_up(waiting);
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
