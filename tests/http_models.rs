@@ -171,6 +171,19 @@ fn a_reload_is_for_the_administrator() {
     assert_eq!(reload(&[]).row(), (401, "unauthorized".to_owned()));
     assert_eq!(reload(&[("x-api-key", "other")]).row(), (401, "unauthorized".to_owned()));
     assert_eq!(reload(&[ADMIN]).status, 200);
+
+    let service = Running::with_settings(|settings| {
+        settings.api_keys = vec!["client".to_owned()];
+        settings.admin_keys = vec!["admin".to_owned()];
+    });
+    let reload = |key: &[(&str, &str)]| service.connect().send("POST", "/models/colours/reload", key, b"");
+    assert_eq!(reload(&[("x-api-key", "client")]).row(), (403, "forbidden".to_owned()));
+    assert_eq!(reload(&[ADMIN]).status, 200);
+
+    let service = Running::start();
+    let off = service.connect().send("POST", "/models/colours/reload", &[ADMIN], b"");
+    assert_eq!(off.row(), (403, "forbidden".to_owned()));
+    assert!(off.text().contains("--admin-key"), "says what would be right: {}", off.text());
 }
 
 #[test]

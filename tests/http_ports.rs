@@ -34,20 +34,43 @@ fn with_an_admin_port_health_and_metrics_are_there_and_no_longer_on_the_public_o
         assert_eq!(get(admin, path).status, 200, "{path}");
         assert_eq!(service.get(path).row(), (404, "not_found".to_owned()), "{path}");
     }
-    for path in ["/", "/info"] {
+    for path in ["/", "/info", "/models"] {
         assert_eq!(service.get(path).status, 200, "{path}");
         assert_eq!(get(admin, path).row(), (404, "not_found".to_owned()), "{path}");
     }
+    let reload = |address| Connection::open(address).send("POST", "/models/colours/reload", &[], b"").row();
+    assert_eq!(reload(service.address), (404, "not_found".to_owned()));
+    assert_eq!(reload(admin), (403, "forbidden".to_owned()), "there, and off without a key");
     let photo = photos::plain([90, 0, 0]);
     assert_eq!(service.classify("", &[], &photo).status, 200);
     assert_eq!(Connection::open(admin).send("POST", "/classify", &[], &photo).status, 404);
     // What a port does not serve is `other`, whatever the other port calls it.
     let other = "featherlight_http_requests_total{route=\"other\",status=\"404\"}";
-    assert_eq!(service.metric(other), ADMIN.len() as f64 + 3.0);
+    assert_eq!(service.metric(other), ADMIN.len() as f64 + 5.0);
     service.until(|service| service.metric("featherlight_http_connections{port=\"admin\"}") == 1.0);
     let text = get(admin, "/metrics").text();
     let received = sum(&text, "featherlight_http_requests_received_total");
     assert_eq!(received, sum(&text, "featherlight_http_requests_total") + 1.0, "all but the one that asks");
+}
+
+#[test]
+fn the_label_of_a_path_holds_no_name_that_a_client_chose() {
+    let service = Running::start();
+    for (method, path, status, label) in [
+        ("POST", "/classify/birds", 404, "/classify/{model}"),
+        ("GET", "/classify/birds", 405, "/classify/{model}"),
+        ("POST", "/classify/", 404, "other"),
+        ("POST", "/classify/a/b", 404, "other"),
+        ("GET", "/models/birds", 404, "/models/{model}"),
+        ("POST", "/models/birds/reload", 403, "/models/{model}/reload"),
+        ("GET", "/models/birds/other", 404, "other"),
+        ("GET", "/anything", 404, "other"),
+    ] {
+        let line = format!("featherlight_http_requests_total{{route=\"{label}\",status=\"{status}\"}}");
+        let before = service.metric(&line);
+        assert_eq!(service.connect().send(method, path, &[], b"").status, status, "{method} {path}");
+        assert_eq!(service.metric(&line), before + 1.0, "{method} {path}");
+    }
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub enum Toggle {
     Off,
 }
 
+/// Milliseconds, at most, of what a client may take.
+const A_DAY: u64 = 24 * 60 * 60 * 1000;
+
 /// A key as it is typed.
 fn key(text: &str) -> Result<String, &'static str> {
     check_key(text).map(|()| text.to_owned())
@@ -75,7 +78,7 @@ pub struct Serve {
     #[arg(long, env = "FEATHERLIGHT_MAX_QUEUE_SIZE", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_queue_size: Option<u32>,
     /// Time from a request's head to its answer
-    #[arg(long, env = "FEATHERLIGHT_REQUEST_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "FEATHERLIGHT_REQUEST_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=A_DAY))]
     pub request_timeout_ms: u64,
     /// Largest body of one request
     #[arg(long, env = "FEATHERLIGHT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 20_971_520)]
@@ -99,16 +102,16 @@ pub struct Serve {
     #[arg(long, env = "FEATHERLIGHT_MAX_CONNECTIONS", value_name = "N", default_value_t = 4096, value_parser = count(1_000_000))]
     pub max_connections: u32,
     /// Time from the first byte of a request's head to its last
-    #[arg(long, env = "FEATHERLIGHT_HEADER_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "FEATHERLIGHT_HEADER_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=A_DAY))]
     pub header_timeout_ms: u64,
     /// Time from a request's head to the end of its body
-    #[arg(long, env = "FEATHERLIGHT_BODY_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "FEATHERLIGHT_BODY_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=A_DAY))]
     pub body_timeout_ms: u64,
     /// Time that an answer waits for a client that does not take it
-    #[arg(long, env = "FEATHERLIGHT_WRITE_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "FEATHERLIGHT_WRITE_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=A_DAY))]
     pub write_timeout_ms: u64,
     /// How long a connection without a request is kept
-    #[arg(long, env = "FEATHERLIGHT_IDLE_TIMEOUT_MS", value_name = "MS", default_value_t = 75_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "FEATHERLIGHT_IDLE_TIMEOUT_MS", value_name = "MS", default_value_t = 75_000, value_parser = clap::value_parser!(u64).range(1..=A_DAY))]
     pub idle_timeout_ms: u64,
     /// Key that clients must send; may be given more than once
     #[arg(

@@ -69,7 +69,6 @@ impl Digests {
         Opens { api: bool::from(api) | admin, admin }
     }
 
-    #[cfg_attr(not(test), allow(dead_code, reason = "no route of this build changes the service yet"))]
     fn admin(&self, headers: &HeaderMap) -> Result<Admin, ApiError> {
         if self.admin.is_empty() {
             return Err(ApiError::Forbidden(

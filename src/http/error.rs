@@ -221,7 +221,9 @@ impl From<EngineError> for ApiError {
             EngineError::DeviceUnavailable { reason } => Self::DeviceUnavailable(reason),
             EngineError::DeadlineExceeded => Self::DeadlineExceeded,
             EngineError::TooManyPhotos { limit, .. } => Self::TooManyPhotos { limit },
-            EngineError::PixelSize { .. } | EngineError::TensorSize { .. } => Self::BadRequest(error.to_string()),
+            EngineError::PixelSize { .. } | EngineError::TensorSize { .. } => {
+                Self::BadRequest(error.to_string())
+            }
             EngineError::Load { reason } => Self::ReloadFailed(reason),
             EngineError::Photo(error) => Self::from(error),
             EngineError::NonFinite => Self::Internal("the model's scores are not finite".to_owned()),
