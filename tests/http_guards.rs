@@ -158,6 +158,15 @@ fn what_is_no_http_is_a_400_with_everything_that_an_error_has() {
 }
 
 #[test]
+fn the_opening_words_of_http_2_get_no_answer_but_the_end() {
+    let service = Running::start();
+    let mut connection = service.connect();
+    connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(connection.read_answer("GET").is_err());
+    assert_eq!(service.metric("featherlight_http_requests_received_total{route=\"other\"}"), 0.0);
+}
+
+#[test]
 fn after_good_requests_on_a_connection_a_malformed_one_is_answered_as_well() {
     let service = Running::start();
     let mut connection = service.connect();

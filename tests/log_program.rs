@@ -5,11 +5,11 @@ mod program;
 mod service;
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use program::{Served, data, featherlight, run};
+use program::{PROGRAM, Served, data, featherlight, quiet, run};
 use serde_json::Value;
 use service::{Connection, photos};
 
@@ -22,10 +22,23 @@ struct Logged {
 
 impl Logged {
     fn start(flags: &[&str]) -> Self {
+        Self::spawn(
+            featherlight(&["serve", "--port", "0", "--model"]).arg(data("../models/demo")).args(flags),
+        )
+    }
+
+    /// The same in a shell that has limited itself before.
+    fn start_after(limit: &str, flags: &[&str]) -> Self {
+        let script = format!("{limit} && exec \"$0\" \"$@\"");
+        let mut command = quiet(Path::new("/bin/sh"), &["-c", &script, PROGRAM]);
+        command.args(["serve", "--port", "0", "--model"]).arg(data("../models/demo")).args(flags);
+        Self::spawn(&mut command)
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");
-        let mut command = featherlight(&["serve", "--port", "0", "--model"]);
-        command.arg(data("../models/demo")).args(flags).env_remove("RUST_LOG");
+        command.env_remove("RUST_LOG");
         let served = Served::spawn(command.stderr(File::create(&log).expect("a file")));
         Self { served, log, _folder: folder }
     }
@@ -193,6 +206,27 @@ fn the_admin_port_is_said_and_serves_what_the_health_check_asks_for() {
     let said = run(&mut featherlight(&["serve", "--port", "0", "--admin-port", &taken]));
     assert_eq!(said.code, Some(1));
     assert!(said.err.contains("--admin-port") && said.err.contains(&taken), "{}", said.err);
+}
+
+#[test]
+fn as_many_files_are_asked_for_as_connections_need_and_fewer_connections_taken_where_that_fails() {
+    let most = |logged: &Logged| {
+        let text = logged.send("GET", "/metrics", &[], b"").text();
+        service::metric(&text, "process_max_fds")
+    };
+    let raised = Logged::start_after("ulimit -S -n 256", &["--max-connections", "300"]);
+    assert!(most(&raised) >= 300.0, "{}", most(&raised));
+    assert!(!raised.text().contains("few open files"), "{}", raised.text());
+    let bounded = Logged::start_after("ulimit -n 256", &["--max-connections", "300"]);
+    assert_eq!(most(&bounded), 256.0);
+    assert!(bounded.text().contains("few open files") && bounded.text().contains("connections=96"));
+    // At that limit, the service still has files for itself.
+    let idle: Vec<Connection> = (0..96).map(|_| Connection::open(bounded.served.address)).collect();
+    bounded.until(|text| text.contains("at the limit of its connections"));
+    let mut waiting = Connection::open(bounded.served.address);
+    drop(idle);
+    assert_eq!(waiting.send("GET", "/health", &[], b"").status, 200);
+    assert!(!bounded.text().contains("cannot be accepted"), "{}", bounded.text());
 }
 
 #[cfg(not(feature = "otlp"))]
