@@ -13,14 +13,15 @@ function notice(words) {
 }
 
 // Model, key and command line as they stand.
-function showService(answered) {
+function showService(state) {
   const model = picked();
   const facts = model && [
     several() ? undefined : model.name, model.architecture, model.labels && many(model.labels, 'label'),
     model.width && `${model.width} × ${model.height} pixels`, model.device, model.dtype,
     model.ready === false ? 'still being loaded' : undefined,
   ].filter(Boolean).join(' · ');
-  $('about').textContent = !answered ? 'The service does not answer.' : several() ? '' : facts ?? '';
+  const states = { away: 'The service does not answer.', loading: 'The model is being loaded.' };
+  $('about').textContent = states[state] ?? (several() ? '' : facts ?? '');
   $('model-facts').textContent = facts ?? '';
   $('picker').hidden = !several();
   const names = service.models.map(({ name, ready }) => (ready === false ? `${name} (being loaded)` : name));
@@ -46,19 +47,20 @@ function showCommand() {
 
 let relearn;
 async function refresh() {
-  clearTimeout(relearn);
-  const answered = await learn();
-  showService(answered);
+  const state = await learn();
+  showService(state);
   tally();
-  // Until the service is there, and every model loaded.
-  if (!document.hidden && (!answered || service.models.some(model => model.ready === false))) relearn = setTimeout(refresh, 3000);
-  return answered;
+  // Until the service is there and every model loaded.
+  const settled = state === 'here' && service.models.every(model => model.ready !== false);
+  clearTimeout(relearn);
+  if (!settled && !document.hidden) relearn = setTimeout(refresh, 2000);
+  return state;
 }
 
 function keyWanted() {
   if (service.wantsKey) return;
   service.wantsKey = true;
-  showService(true);
+  showService('here');
   $('key-text').focus();
 }
 
@@ -68,12 +70,12 @@ async function useKey(event) {
   service.key = field.value.trim();
   // Anything else cannot travel in a header.
   const fit = /^[\x21-\x7e]+$/.test(service.key);
-  const answered = fit && await refresh();
-  const wrong = !fit || (answered && service.wantsKey);
+  const state = fit ? await refresh() : 'here';
+  const wrong = !fit || (state !== 'away' && service.wantsKey);
   field.setAttribute('aria-invalid', wrong);
   note.classList.toggle('wrong', wrong);
   note.textContent = wrong ? 'The service does not know this key.' : 'It stays in this page alone and is gone when the page is closed or reloaded.';
-  if (wrong || !answered) {
+  if (wrong || state === 'away') {
     service.key = '';
     field.select();
     if (wrong) say(note.textContent);
@@ -145,7 +147,7 @@ const veil = shown => { $('veil').hidden = !shown; };
 
 $('drop').onclick = () => $('files').click();
 $('files').onchange = event => { take([...event.target.files]); event.target.value = ''; };
-$('model').onchange = event => { service.chosen = event.target.value; session.set('featherlight.model', service.chosen); showService(true); tally(); };
+$('model').onchange = event => { service.chosen = event.target.value; session.set('featherlight.model', service.chosen); showService('here'); tally(); };
 $('key').onsubmit = useKey;
 $('key-forget').onclick = forgetKey;
 $('copy').onclick = copy;

@@ -13,7 +13,8 @@ let timer;
 // How often the list was cleared: photos still being added belong to the list that they were chosen for.
 let cleared = 0;
 // Of the photos sent since the list was last at rest.
-let run = { start: 0, total: 0, done: 0 };
+let run = newRun();
+function newRun() { return { start: performance.now(), total: 0, done: 0, failed: 0 }; }
 
 const nameOf = file => file.name || 'pasted photo';
 const inState = state => [...photos.values()].filter(photo => photo.state === state);
@@ -40,7 +41,7 @@ async function add(files) {
 }
 
 function enqueue(photo) {
-  if (!waiting.length && !sending) run = { start: performance.now(), total: 0, done: 0 };
+  if (!waiting.length && !sending) run = newRun();
   run.total += 1;
   waiting.push(photo);
   enter(photo, 'waiting');
@@ -79,6 +80,7 @@ async function send(photo) {
 
 function finish(photo, { error, predictions, model }) {
   run.done += 1;
+  if (error) run.failed += 1;
   Object.assign(photo, { error, predictions, by: model });
   enter(photo, error ? 'failed' : 'done');
   if (error?.code === 'overloaded' && error.wait) pausedUntil = Math.max(pausedUntil, performance.now() + error.wait);
@@ -110,7 +112,7 @@ function clear() {
   photos.clear();
   $('results').replaceChildren();
   pausedUntil = 0;
-  run = { start: performance.now(), total: 0, done: 0 };
+  run = newRun();
   tally();
   $('drop').focus();
   say('The list is empty.');
@@ -141,9 +143,8 @@ function tally() {
 // Said once a run is over, not photo by photo.
 function announce(last) {
   run.took = performance.now() - run.start;
-  const failed = inState('failed').length;
   if (run.total > 1) {
-    say(`${many(run.total, 'photo')} classified${failed ? `, ${count(failed)} failed` : ''}.`);
+    say(`${run.failed ? `${count(run.total - run.failed)} of ` : ''}${many(run.total, 'photo')} classified.`);
   } else if (last.error) {
     say(`${nameOf(last.file)}: ${last.words}`);
   } else if (last.predictions.length) {

@@ -9,7 +9,6 @@ const service = {
   models: [],
   chosen: undefined,
   maxBytes: Infinity,
-  version: '',
 };
 
 // The session's memory, for what is no secret; a browser may forbid it.
@@ -33,12 +32,12 @@ async function read(path) {
   }
 }
 
-// Learns what is served; false when the service did not answer.
+// Learns what is served. Says what the service is: here, loading, or away.
 async function learn() {
   const [list, info] = await Promise.all([read('models'), read('info')]);
+  if (list.status === 0 && info.status === 0) return 'away';
   service.wantsKey = list.status === 401 || info.status === 401;
   service.maxBytes = info.body?.limits?.max_body_bytes ?? Infinity;
-  service.version = info.body?.version ?? '';
   const alone = info.body?.model;
   if (Array.isArray(list.body?.models)) {
     service.models = list.body.models;
@@ -48,7 +47,8 @@ async function learn() {
   const wanted = service.chosen ?? session.get('featherlight.model');
   const known = service.models.find(model => model.name === wanted);
   service.chosen = (known ?? service.models.find(model => model.default) ?? service.models[0])?.name;
-  return list.status !== 0 || info.status !== 0;
+  // Until the first models are loaded neither tells anything.
+  return list.body || info.body || service.wantsKey ? 'here' : 'loading';
 }
 
 // One photo → { predictions, model } or { error: { code, message, request_id, status, wait } }; `wait` in milliseconds.

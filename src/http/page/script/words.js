@@ -7,6 +7,7 @@ const SERVED = 'JPEG, PNG, WebP, GIF, BMP and TIFF';
 const ERRORS = {
   bad_request: { text: 'The service could not make sense of this request.' },
   unauthorized: { text: 'The service wants an API key. Enter it above, and the photo is sent again.' },
+  forbidden: { text: 'This key does not allow it.' },
   not_found: { text: 'The service classifies nothing at this address.' },
   model_not_found: { text: 'This model is no longer served. Pick another one.' },
   method_not_allowed: { text: 'The service takes no photos at this address.' },
@@ -14,6 +15,7 @@ const ERRORS = {
   body_too_large: { text: 'This file is larger than the service takes.' },
   unsupported_media_type: { text: `This is not a photo in a format that the service reads: ${SERVED}.` },
   undecodable_image: { text: 'This photo is damaged or not complete.' },
+  headers_too_large: { text: 'The browser sends more with a request than the service takes, cookies perhaps.' },
   too_many_pixels: { text: 'This photo has more pixels than the service takes. A smaller version of it will do.' },
   overloaded: { text: 'The service has more photos than it can take at the moment.', again: true },
   not_ready: { text: 'The model is still being loaded.', again: true },
@@ -55,7 +57,8 @@ async function inWords(error, file, limit) {
     if (foreign) return foreign;
   }
   if (error.code === 'body_too_large' && Number.isFinite(limit)) {
-    return `This file has ${size(file.size)}; the service takes ${size(limit)} at most.`;
+    const [has, takes] = size(file.size) === size(limit) ? [`${count(file.size)}${GAP}bytes`, `${count(limit)}${GAP}bytes`] : [size(file.size), size(limit)];
+    return `This file has ${has}; the service takes ${takes} at most.`;
   }
   if (error.code === 'overloaded' && error.wait) {
     return `${ERRORS.overloaded.text} It asks to come back in ${seconds(error.wait)}.`;
