@@ -39,7 +39,7 @@ function showService(state) {
 function showCommand() {
   const keyed = service.wantsKey || service.key;
   const address = new URL(route(several() ? service.chosen : undefined), location.href).href.replaceAll("'", '%27');
-  const quoted = /^[\w:/.%\[\]-]+$/.test(address) ? address : `'${address}'`;
+  const quoted = /^[\w:/.%-]+$/.test(address) ? address : `'${address}'`;
   // The key itself is put neither on the screen nor on the clipboard.
   $('curl').textContent = `curl --data-binary @photo.jpg ${keyed ? '-H "authorization: Bearer $FEATHERLIGHT_API_KEY" ' : ''}${quoted}`;
   $('curl-note').hidden = !keyed;
