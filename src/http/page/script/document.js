@@ -1,0 +1,2 @@
+// The page's elements, by id.
+const $ = id => document.getElementById(id);
