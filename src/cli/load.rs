@@ -2,6 +2,7 @@
 
 use super::values::{Key, count};
 use super::{Typed, usage_error};
+use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 use clap::Args;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub struct Load {
     #[arg(long, env = "FEATHERLIGHT_TOP_K", value_name = "K", value_parser = count(100_000))]
     pub top_k: Option<u32>,
     /// Where the service's metrics are, with --server [default: /metrics of the service]
-    #[arg(long, env = "FEATHERLIGHT_METRICS_URL", value_name = "URL")]
+    #[arg(long, env = "FEATHERLIGHT_METRICS_URL", value_name = "URL", value_parser = url)]
     pub metrics_url: Option<String>,
     /// Key of the service
     #[command(flatten)]
@@ -95,4 +96,13 @@ fn rate(text: &str) -> Result<f64, String> {
 fn path(text: &str) -> Result<String, String> {
     let sound = text.starts_with('/') && !text.contains('#') && text.parse::<PathAndQuery>().is_ok();
     if sound { Ok(text.to_owned()) } else { Err("a path like /classify/NAME wanted".to_owned()) }
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let known = text.parse::<Uri>().is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+    if known {
+        Ok(text.to_owned())
+    } else {
+        Err("an address like http://127.0.0.1:9000/metrics wanted".to_owned())
+    }
 }

@@ -311,6 +311,7 @@ mod tests {
             ("--timeout-ms", "0"),
             ("--path", "classify"),
             ("--path", "/a#b"),
+            ("--metrics-url", "127.0.0.1:9000"),
         ] {
             let told = refusal(&format!("bench --server http://a {flag} {value}"));
             assert!(told.contains(flag), "{told}");

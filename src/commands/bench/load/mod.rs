@@ -260,7 +260,7 @@ impl<'a> Bench<'a> {
             Pattern::Open { max_in_flight, .. } => format!("open loop, at most {max_in_flight} in flight"),
         };
         format!(
-            "{}: {} photo(s), {:.1} MB in all, in turn; {kind}, {} s a row",
+            "{}\nphotos: {}, {:.1} MB in all, sent in turn; {kind}; {} s a row",
             self.address.photos,
             self.photos.len(),
             self.bytes() as f64 / 1e6,
