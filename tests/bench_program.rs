@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use featherlight::engine::BatchLimit;
 use program::{Said, Served, data, featherlight, run};
 use serde_json::Value;
 use service::{Running, Setup};
@@ -175,7 +176,7 @@ fn refusals_are_counted_by_code_and_timed_by_themselves() {
     let running = Running::with({
         let mut setup = Setup { pace: Duration::from_millis(20), ..Setup::default() };
         setup.settings.engine.max_queue_size = 1;
-        setup.settings.engine.max_batch_size = 1;
+        setup.settings.engine.max_batch_size = BatchLimit::Fixed(1);
         setup
     });
     let words = ["--json", "--seconds", "0.5", "--concurrency", "6"];
