@@ -1,7 +1,8 @@
 //! `featherlight bench`.
 
 use super::Typed;
-use super::values::{Calls, Compute, count, switch};
+use super::load::Load;
+use super::values::{Compute, count, switch};
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,9 +19,9 @@ pub struct Bench {
     /// Measure this running service, for instance http://127.0.0.1:8080
     #[arg(long, env = "FEATHERLIGHT_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// How it is called
+    /// How it is loaded
     #[command(flatten)]
-    pub calls: Calls,
+    pub load: Load,
     /// Photos in one forward pass, each size measured for itself
     #[arg(
         long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N,N", value_delimiter = ',', default_value = "1,4",
@@ -78,7 +79,8 @@ impl Bench {
         if self.server.is_none() {
             self.compute.refuse_list("bench")?;
         }
-        typed.refuse_without("server", self.server.is_some(), &Calls::FLAGS)
+        typed.refuse_without("server", self.server.is_some(), &Load::FLAGS)?;
+        self.load.settle(typed)
     }
 }
 

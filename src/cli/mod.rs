@@ -4,6 +4,7 @@
 //! allowed. Every flag is also an environment variable; where the two speak of different things, what was typed wins.
 
 mod bench;
+mod load;
 mod model;
 mod named;
 mod predict;
@@ -13,6 +14,7 @@ mod serve;
 mod values;
 
 pub use bench::{Bench, Subject};
+pub use load::{Load, Pattern};
 pub use model::{Inspect, Verify};
 pub use named::NamedFolder;
 pub use predict::{Predict, Target};
@@ -290,11 +292,62 @@ mod tests {
         assert!(refusal("bench --config c --model m").contains("--config"));
         assert!(refusal("bench --server http://a --config c").contains("--server"));
         assert!(refusal("bench --batch-size 1,0").contains("--batch-size"));
-        assert!(refusal("bench --concurrency 2").contains("--server"));
         assert!(refusal("bench --seconds never").contains("--seconds"));
         let Ok(Command::Bench(bench)) = read("bench --batch-size 1,4,16") else {
             unreachable!("sizes are a list")
         };
         assert_eq!(bench.batch_size, [1, 4, 16]);
+    }
+
+    #[test]
+    fn a_service_is_loaded_on_a_schedule_or_as_it_answers() {
+        let pattern = |line: &str| match read(&format!("bench --server http://a {line}")) {
+            Ok(Command::Bench(bench)) => bench.load.pattern(),
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(pattern(""), Pattern::Closed(vec![8]));
+        assert_eq!(pattern("--concurrency 1,8,32"), Pattern::Closed(vec![1, 8, 32]));
+        assert_eq!(pattern("--rate 50,0.5"), Pattern::Open { rates: vec![50.0, 0.5], max_in_flight: 512 });
+        let open = Pattern::Open { rates: vec![9.0], max_in_flight: 7 };
+        assert_eq!(pattern("--rate 9 --max-in-flight 7"), open);
+
+        let both = refusal("bench --server http://a --rate 5 --concurrency 2");
+        assert!(["--rate", "--concurrency", "schedule"].iter().all(|part| both.contains(part)), "{both}");
+        assert!(refusal("bench --server http://a --max-in-flight 7").contains("'--rate'"));
+        for (flag, value) in [
+            ("--concurrency", "2"),
+            ("--rate", "5"),
+            ("--timeout-ms", "100"),
+            ("--path", "/classify/a"),
+            ("--top-k", "1"),
+            ("--metrics-url", "http://b"),
+            ("--api-key", "k"),
+        ] {
+            let told = refusal(&format!("bench {flag} {value}"));
+            assert!(told.contains(flag) && told.contains("'--server'"), "{told}");
+        }
+        for (flag, value) in [
+            ("--concurrency", "1,0"),
+            ("--rate", "0"),
+            ("--rate", "5,nan"),
+            ("--timeout-ms", "0"),
+            ("--path", "classify"),
+            ("--path", "/a#b"),
+            ("--metrics-url", "127.0.0.1:9000"),
+        ] {
+            let told = refusal(&format!("bench --server http://a {flag} {value}"));
+            assert!(told.contains(flag), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_rate_from_the_environment_gives_way_to_a_typed_number_of_clients() {
+        let line = ["featherlight", "bench", "--server", "http://a", "--concurrency", "2"];
+        let matches = Cli::command().get_matches_from(line);
+        let Some((_, matches)) = matches.subcommand() else { unreachable!("a command is named") };
+        let Ok(mut load) = Load::from_arg_matches(matches) else { unreachable!("its flags are there") };
+        load.rate = vec![5.0]; // as FEATHERLIGHT_RATE would
+        assert!(load.settle(&Typed(matches)).is_ok());
+        assert_eq!(load.pattern(), Pattern::Closed(vec![2]));
     }
 }

@@ -1,7 +1,7 @@
 //! `featherlight predict`.
 
 use super::Typed;
-use super::values::{Calls, Compute, count};
+use super::values::{Compute, Key, count};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -17,9 +17,12 @@ pub struct Predict {
     /// Let this running service classify instead, for instance http://127.0.0.1:8080
     #[arg(long, env = "FEATHERLIGHT_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// How it is called
+    /// Requests in flight, with --server
+    #[arg(long, env = "FEATHERLIGHT_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = count(1024))]
+    pub concurrency: u32,
+    /// Key of the service
     #[command(flatten)]
-    pub calls: Calls,
+    pub key: Key,
     /// A folder (looked through to its depths), a photo, or a CSV with a column `file`
     #[arg(long, env = "FEATHERLIGHT_INPUT", value_name = "DIR|FILE|CSV")]
     pub input: PathBuf,
@@ -63,6 +66,6 @@ impl Predict {
         if typed.any(&LOCAL).is_some() {
             self.server = None;
         }
-        typed.refuse_without("server", self.server.is_some(), &Calls::FLAGS)
+        typed.refuse_without("server", self.server.is_some(), &["concurrency", Key::FLAG])
     }
 }

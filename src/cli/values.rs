@@ -30,20 +30,17 @@ impl Compute {
     }
 }
 
-/// How a running service is called.
+/// The key of a running service.
 #[derive(Clone, Debug, Args)]
-pub struct Calls {
-    /// Requests in flight, with --server
-    #[arg(long, env = "FEATHERLIGHT_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = count(1024))]
-    pub concurrency: u32,
+pub struct Key {
     /// Key of the service, with --server
     #[arg(long, env = "FEATHERLIGHT_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub api_key: Option<String>,
 }
 
-impl Calls {
-    /// The flags that mean nothing without a service.
-    pub(super) const FLAGS: [&str; 2] = ["concurrency", "api_key"];
+impl Key {
+    /// The flag, which means nothing without a service.
+    pub(super) const FLAG: &str = "api_key";
 }
 
 /// A switch; its environment variable may say yes, true, on, 1 and their opposites.

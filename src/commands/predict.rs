@@ -63,8 +63,8 @@ impl Classifier {
         match arguments.target() {
             Target::Server(server) => Ok(Self::Server(Remote::new(RemoteSettings {
                 server: server.to_owned(),
-                api_key: arguments.calls.api_key.clone(),
-                concurrency: arguments.calls.concurrency as usize,
+                api_key: arguments.key.api_key.clone(),
+                concurrency: arguments.concurrency as usize,
                 top_k,
                 patience: Patience::default(),
             })?)),

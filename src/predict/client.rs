@@ -1,7 +1,7 @@
 //! One request to a running service, and what its answer means.
 //!
 //! [`Client`] asks `/classify` once and sorts the answers: predictions, bad for this photo, try again, or no use at all. `remote`
-//! makes rows of them; the benchmark counts them. Nothing is tried twice here.
+//! makes rows of them. Nothing is tried twice here.
 
 use super::PredictError;
 use crate::scores::Prediction;
@@ -31,22 +31,16 @@ pub struct Client {
 pub enum Refusal {
     /// This photo is none for the service; others may be.
     Photo {
-        /// `error.code`, or the status.
-        code: String,
         /// The reason.
         message: String,
     },
     /// The service's deadline passed; the next try may be faster.
     Late {
-        /// `error.code`, or the status.
-        code: String,
         /// The reason.
         message: String,
     },
     /// The service takes no photo now.
     Busy {
-        /// `error.code`, or the status.
-        code: String,
         /// The reason.
         message: String,
         /// When it would, if it says so.
@@ -70,7 +64,6 @@ struct Envelope {
 
 #[derive(Deserialize)]
 struct ErrorBody {
-    code: String,
     message: String,
 }
 
@@ -138,9 +131,9 @@ impl Client {
                 Err(error) => Err(Refusal::Useless(format!("answers, but not with predictions: {error}"))),
             };
         }
-        let (code, message) = match serde_json::from_str::<Envelope>(body) {
-            Ok(Envelope { error }) => (error.code, error.message),
-            Err(_) => (status.to_string(), format!("the service answers {status}")),
+        let message = match serde_json::from_str::<Envelope>(body) {
+            Ok(Envelope { error }) => error.message,
+            Err(_) => format!("the service answers {status}"),
         };
         Err(match (status, &self.authorization) {
             (401 | 403, None) => Refusal::Useless("wants an API key (--api-key KEY)".to_owned()),
@@ -148,9 +141,9 @@ impl Client {
             (404 | 405 | 300..=399, _) => {
                 Refusal::Useless(format!("there is no service here: {} answers {status}", self.url))
             }
-            (408 | 504, _) => Refusal::Late { code, message },
-            (429 | 502 | 503, _) => Refusal::Busy { code, message, retry_after },
-            _ => Refusal::Photo { code, message },
+            (408 | 504, _) => Refusal::Late { message },
+            (429 | 502 | 503, _) => Refusal::Busy { message, retry_after },
+            _ => Refusal::Photo { message },
         })
     }
 
@@ -187,17 +180,17 @@ mod tests {
     fn answers_are_sorted_into_photo_late_busy_and_useless() {
         let client = Client::new("http://a", None, 1).expect("an address");
         let error = r#"{"error": {"code": "c", "message": "m", "request_id": "r"}}"#;
-        let (code, message) = ("c".to_owned(), "m".to_owned());
+        let message = "m".to_owned();
         let judge = |status| client.judge(status, Some(Duration::from_secs(7)), error).expect_err("refused");
         for status in [400, 413, 415, 422, 500] {
-            assert_eq!(judge(status), Refusal::Photo { code: code.clone(), message: message.clone() });
+            assert_eq!(judge(status), Refusal::Photo { message: message.clone() });
         }
         for status in [408, 504] {
-            assert_eq!(judge(status), Refusal::Late { code: code.clone(), message: message.clone() });
+            assert_eq!(judge(status), Refusal::Late { message: message.clone() });
         }
         let retry_after = Some(Duration::from_secs(7));
         for status in [429, 502, 503] {
-            let busy = Refusal::Busy { code: code.clone(), message: message.clone(), retry_after };
+            let busy = Refusal::Busy { message: message.clone(), retry_after };
             assert_eq!(judge(status), busy);
         }
         for status in [301, 308, 401, 403, 404, 405] {
@@ -205,9 +198,6 @@ mod tests {
         }
         assert!(matches!(client.judge(200, None, "<html>"), Err(Refusal::Useless(_))));
         let plain = client.judge(413, None, "<html>").expect_err("refused");
-        assert_eq!(
-            plain,
-            Refusal::Photo { code: "413".to_owned(), message: "the service answers 413".to_owned() }
-        );
+        assert_eq!(plain, Refusal::Photo { message: "the service answers 413".to_owned() });
     }
 }

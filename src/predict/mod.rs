@@ -11,7 +11,6 @@ mod local;
 mod read;
 mod remote;
 
-pub use client::{Client, Refusal};
 pub use csv::RowWriter;
 pub use folder::{Listing, PhotoFile, is_list, list};
 pub use local::{LocalModel, LocalSettings};

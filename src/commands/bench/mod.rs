@@ -9,6 +9,7 @@ mod load;
 mod photos;
 mod pipeline;
 mod profile;
+mod report;
 
 use super::devices::find;
 use crate::cli::{self, Subject};
@@ -19,10 +20,9 @@ use featherlight::model::{Inspection, LoadedModel, ModelError, ModelFolder, buil
 use featherlight::nn::{RandomSource, Trainable};
 use featherlight::ops::device::Placement;
 use featherlight::randomness::Randomness;
+use report::Report;
 use serde_json::{Value, json};
 use std::error::Error;
-use std::fmt::Display;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -141,47 +141,10 @@ fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Re
 fn serve(arguments: &cli::Bench, server: &str) -> Result<(), Box<dyn Error>> {
     let photos = arguments.decode.as_ref().map(|folder: &PathBuf| photos::read(folder)).transpose()?;
     let photos = photos.map_or_else(photos::made, Ok)?;
-    let setup = load::Setup {
-        server,
-        api_key: arguments.calls.api_key.as_deref(),
-        concurrency: arguments.calls.concurrency as usize,
-        time: arguments.seconds,
-    };
-    let figures = load::measure(&setup, &photos)?;
+    let setup = load::Setup { server, load: &arguments.load, time: arguments.seconds };
     let mut report = Report::new(arguments.json);
-    report.figure("load", figures.to_json(), &figures)?;
-    report.end()
-}
-
-/// Prints figures as they come, or gathers them into one object.
-struct Report {
-    gathered: Option<serde_json::Map<String, Value>>,
-}
-
-impl Report {
-    fn new(json: bool) -> Self {
-        Self { gathered: json.then(serde_json::Map::new) }
-    }
-
-    fn line(&self, text: &dyn Display) -> std::io::Result<()> {
-        if self.gathered.is_none() { writeln!(std::io::stdout(), "{text}") } else { Ok(()) }
-    }
-
-    fn json(&mut self, name: &str, value: Value) {
-        if let Some(gathered) = &mut self.gathered {
-            gathered.insert(name.to_owned(), value);
-        }
-    }
-
-    fn figure(&mut self, name: &str, value: Value, text: &dyn Display) -> std::io::Result<()> {
-        self.json(name, value);
-        self.line(text)
-    }
-
-    fn end(self) -> Result<(), Box<dyn Error>> {
-        if let Some(gathered) = self.gathered {
-            writeln!(std::io::stdout(), "{}", Value::Object(gathered))?;
-        }
-        Ok(())
-    }
+    let outcome = load::measure(&setup, photos, &mut report);
+    // Rows that were measured are figures, whatever came after them.
+    report.end()?;
+    outcome
 }

@@ -52,8 +52,11 @@ pub fn measure(
         let model = engine.load(parts.on(&choices)).await?;
         let (begin, mut waiting) = (Instant::now(), VecDeque::<Ticket>::with_capacity(window));
         let (mut done, mut failed, mut source) = (0, 0, photos.iter().cycle());
-        while done == 0 || begin.elapsed() < setup.time {
+        // The last photos are waited for and counted with their time: the device is busy until then, and a batch that ends with the
+        // time must not count as one photo.
+        loop {
             while waiting.len() < window
+                && begin.elapsed() < setup.time
                 && let Some(photo) = source.next()
             {
                 let deadline = Instant::now() + Duration::from_secs(24 * 60 * 60);
