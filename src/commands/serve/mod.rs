@@ -58,7 +58,7 @@ fn settings(arguments: &cli::Serve, keys: Keys) -> ServeSettings {
         header_timeout: Duration::from_millis(arguments.header_timeout_ms),
         idle_timeout: Duration::from_millis(arguments.idle_timeout_ms),
         write_timeout: Duration::from_millis(arguments.write_timeout_ms),
-        max_connections: open_files::room_for(arguments.max_connections as usize),
+        max_connections: connections(arguments.max_connections as usize),
         max_body_bytes: arguments.max_body_bytes,
         max_inflight_bytes: arguments.max_inflight_bytes.unwrap_or(defaults.max_inflight_bytes),
         max_pixels: arguments.max_pixels,
@@ -72,6 +72,19 @@ fn settings(arguments: &cli::Serve, keys: Keys) -> ServeSettings {
         drain_delay: Duration::from_millis(arguments.drain_delay_ms),
         shutdown_grace: Duration::from_millis(arguments.shutdown_grace_ms),
     }
+}
+
+/// The connections taken at once: as many as asked for, or as the system has room for.
+fn connections(asked: usize) -> usize {
+    let room = open_files::room_for(asked);
+    if room < asked {
+        tracing::warn!(
+            asked,
+            connections = room,
+            "the system allows few open files: fewer connections are taken"
+        );
+    }
+    room
 }
 
 /// A photo that a clone of the project has, seen from its root.

@@ -8,7 +8,6 @@ mod address;
 mod answer;
 mod client;
 mod closed;
-mod files;
 mod histogram;
 mod interrupt;
 mod metrics;
@@ -22,6 +21,7 @@ mod warm_up;
 
 use super::report::Report;
 use crate::cli::{self, Pattern};
+use crate::commands::open_files;
 use address::Address;
 use answer::Outcome;
 use bytes::Bytes;
@@ -103,10 +103,11 @@ impl<'a> Bench<'a> {
     async fn run(mut self, report: &mut Report) -> Result<(), Box<dyn Error>> {
         let calls = self.calls();
         let most = match self.setup.load.pattern() {
-            Pattern::Closed(clients) => clients.into_iter().max().unwrap_or(1).into(),
-            Pattern::Open { max_in_flight, .. } => max_in_flight as u64,
+            Pattern::Closed(clients) => clients.into_iter().max().unwrap_or(1) as usize,
+            Pattern::Open { max_in_flight, .. } => max_in_flight,
         };
-        if let Some(room) = files::make_room(most) {
+        let room = open_files::room_for(most);
+        if room < most {
             self.tell(format!(
                 "the system allows {room} connections here, fewer than {most} requests may need"
             ));
