@@ -83,7 +83,7 @@ async fn answer(
     // Kept to the end: labels and scores are of one version, whatever is loaded meanwhile.
     let served = service.model(model)?;
     let bytes = body::read(service, body, start, deadline).await?;
-    let submission::Submission { photos, parameters } = parse(service, encoding, bytes).await?;
+    let submission::Submission { photos, parameters } = parse(service, encoding, bytes, deadline).await?;
     let parameters = parameters.or(query);
 
     let (files, inputs): (Vec<_>, Vec<_>) =

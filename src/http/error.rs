@@ -18,6 +18,8 @@ use crate::image::ImageError;
 pub(super) enum ApiError {
     #[error("{0}")]
     BadRequest(String),
+    #[error("{0}")]
+    UrlNotAllowed(String),
     #[error(
         "this service wants an API key, and none that it knows was sent; use `Authorization: Bearer KEY` or `x-api-key: KEY`"
     )]
@@ -38,6 +40,8 @@ pub(super) enum ApiError {
     TooManyPhotos { limit: usize },
     #[error("the address is longer than {limit} bytes")]
     UriTooLong { limit: usize },
+    #[error("the photo at `url` is larger than {limit} bytes")]
+    PhotoTooLarge { limit: u64 },
     #[error("{0}")]
     UnsupportedMediaType(String),
     #[error("{0}")]
@@ -46,6 +50,8 @@ pub(super) enum ApiError {
     TooManyPixels(String),
     #[error("the request's head has more than {fields} fields or {bytes} bytes")]
     HeadersTooLarge { fields: usize, bytes: usize },
+    #[error("{0}")]
+    UrlUnreachable(String),
     #[error("the service is at its limit; try again in {} s", .retry_after.as_secs())]
     Overloaded { retry_after: Duration },
     #[error("{message}")]
@@ -71,8 +77,9 @@ pub(super) const STATUSES: [u16; 18] =
     [200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 431, 499, 500, 503, 504];
 
 /// The codes counted in `rejected_total`: requests or photos turned away before inference.
-pub(super) const REJECTIONS: [&str; 16] = [
+pub(super) const REJECTIONS: [&str; 18] = [
     "bad_request",
+    "url_not_allowed",
     "unauthorized",
     "forbidden",
     "model_not_found",
@@ -83,6 +90,7 @@ pub(super) const REJECTIONS: [&str; 16] = [
     "unsupported_media_type",
     "undecodable_image",
     "too_many_pixels",
+    "url_unreachable",
     "headers_too_large",
     "overloaded",
     "not_ready",
@@ -98,6 +106,7 @@ impl ApiError {
     pub(super) fn row(&self) -> (u16, &'static str) {
         match self {
             Self::BadRequest(_) => (400, "bad_request"),
+            Self::UrlNotAllowed(_) => (400, "url_not_allowed"),
             Self::Unauthorized => (401, "unauthorized"),
             Self::Forbidden(_) => (403, "forbidden"),
             Self::NotFound(_) => (404, "not_found"),
@@ -105,12 +114,13 @@ impl ApiError {
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
             Self::RequestTimeout(_) => (408, "request_timeout"),
             Self::ReloadFailed(_) => (409, "reload_failed"),
-            Self::BodyTooLarge { .. } => (413, "body_too_large"),
+            Self::BodyTooLarge { .. } | Self::PhotoTooLarge { .. } => (413, "body_too_large"),
             Self::TooManyPhotos { .. } => (413, "too_many_photos"),
             Self::UriTooLong { .. } => (414, "uri_too_long"),
             Self::UnsupportedMediaType(_) => (415, "unsupported_media_type"),
             Self::UndecodableImage(_) => (422, "undecodable_image"),
             Self::TooManyPixels(_) => (422, "too_many_pixels"),
+            Self::UrlUnreachable(_) => (422, "url_unreachable"),
             Self::HeadersTooLarge { .. } => (431, "headers_too_large"),
             Self::ClientLeft => (499, "client_left"),
             Self::Internal(_) => (500, "internal"),

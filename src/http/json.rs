@@ -1,6 +1,6 @@
-//! `{"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}`.
+//! `{"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}`, or `{"url": "https://…"}`.
 //!
-//! Called by `submission.rs`. `inputs` may be a list of such texts. Standard and URL-safe base64 are taken, with and
+//! Called by `submission.rs`. `inputs` may be a list of such texts; a URL is handed on, not fetched here. Standard and URL-safe base64 are taken, with and
 //! without padding, also as a `data:` URL. Unknown fields are refused by name.
 
 use std::borrow::Cow;
@@ -23,8 +23,10 @@ use super::submission::{Photo, Submission};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request<'a> {
-    #[serde(borrow)]
-    inputs: Inputs<'a>,
+    #[serde(borrow, default)]
+    inputs: Option<Inputs<'a>>,
+    #[serde(borrow, default)]
+    url: Option<Cow<'a, str>>,
     #[serde(default)]
     parameters: Option<Settings>,
 }
@@ -85,11 +87,25 @@ pub(super) fn looks_like(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<de::IgnoredAny>(body).is_ok()
 }
 
+/// What a JSON body holds.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Photos.
+    Photos(Submission),
+    /// Where one is.
+    Url {
+        /// As sent.
+        url: String,
+        /// Those beside it.
+        parameters: Parameters,
+    },
+}
+
 /// Takes a JSON body apart.
 ///
 /// # Errors
 /// `BadRequest` naming what is wrong; `TooManyPhotos`; `Overloaded` when the memory for the decoded photos is in use.
-pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiError> {
+pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Content, ApiError> {
     let request: Request<'_> = serde_json::from_slice(body)
         .map_err(|error| ApiError::BadRequest(format!("the JSON body cannot be used: {error}")))?;
     let mut parameters = Parameters::default();
@@ -103,11 +119,21 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiErr
             parameters.set("function_to_apply", &name)?;
         }
     }
+    let Inputs(texts) = match (request.inputs, request.url) {
+        (Some(inputs), None) => inputs,
+        (None, Some(url)) => return Ok(Content::Url { url: url.into_owned(), parameters }),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::BadRequest("`inputs` and `url` are given; one of them is taken".to_owned()));
+        }
+        (None, None) => {
+            return Err(ApiError::BadRequest("the JSON body holds neither `inputs` nor `url`".to_owned()));
+        }
+    };
     let limit = service.settings().photos_per_request();
-    if request.inputs.0.len() > limit {
+    if texts.len() > limit {
         return Err(ApiError::TooManyPhotos { limit });
     }
-    let length: usize = request.inputs.0.iter().map(|text| text.len()).sum();
+    let length: usize = texts.iter().map(|text| text.len()).sum();
     let reservation = service.bodies().reserve(length as u64 / 4 * 3);
     let reservation = Arc::new(
         reservation.ok_or_else(|| ApiError::Overloaded { retry_after: service.engine().retry_after() })?,
@@ -118,8 +144,8 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiErr
         })?;
         Ok(Photo { file: format!("inputs[{index}]"), bytes: reservation.clone().hold(bytes) })
     };
-    let photos = request.inputs.0.iter().enumerate().map(photo).collect::<Result<_, ApiError>>()?;
-    Ok(Submission { photos, parameters })
+    let photos = texts.iter().enumerate().map(photo).collect::<Result<_, ApiError>>()?;
+    Ok(Content::Photos(Submission { photos, parameters }))
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
