@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::EngineError;
 use crate::image::ImageError;
@@ -180,10 +181,25 @@ impl ApiError {
         serde_json::to_string(&Envelope { error: self.body(request_id) }).unwrap_or_default()
     }
 
+    /// The same error, with the photo that it is about before its words.
+    pub(super) fn about(self, photo: &str) -> Self {
+        let named = |message: String| format!("{photo}: {message}");
+        match self {
+            Self::BadRequest(message) => Self::BadRequest(named(message)),
+            Self::UnsupportedMediaType(message) => Self::UnsupportedMediaType(named(message)),
+            Self::UndecodableImage(message) => Self::UndecodableImage(named(message)),
+            Self::TooManyPixels(message) => Self::TooManyPixels(named(message)),
+            other => other,
+        }
+    }
+
     /// The whole answer.
-    pub(super) fn render(&self, request_id: &str) -> Response {
-        let body = Envelope { error: self.body(request_id) };
-        let mut response = (self.status(), axum::Json(body)).into_response();
+    pub(super) fn render(&self, request_id: &str, shape: Shape) -> Response {
+        let mut response = match shape {
+            Shape::Own => axum::Json(Envelope { error: self.body(request_id) }).into_response(),
+            Shape::OpenInference => axum::Json(Plain { error: self.to_string() }).into_response(),
+        };
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         if let Some(time) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));
@@ -196,16 +212,44 @@ impl ApiError {
 }
 
 /// The `error` object of an answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody<'a> {
+    /// For programs.
     code: &'static str,
+    /// For people.
     message: String,
+    /// As in `x-request-id`.
     request_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// An error.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Envelope<'a> {
+    #[schema(inline)]
     error: ErrorBody<'a>,
+}
+
+/// As the Open Inference Protocol has it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Plain {
+    error: String,
+}
+
+/// What the JSON of an error looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `{"error": {"code": …, "message": …, "request_id": …}}`
+    Own,
+    /// `{"error": "…"}`
+    OpenInference,
+}
+
+impl Shape {
+    /// By the path, so that errors of the layers around a resource have the shape of the resource.
+    pub(super) fn of(path: &str) -> Self {
+        let protocol = path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if protocol { Self::OpenInference } else { Self::Own }
+    }
 }
 
 impl IntoResponse for ApiError {
