@@ -15,6 +15,13 @@ use service::{Running, photos};
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
+/// A service with an admin key has everything.
+fn start() -> Running {
+    Running::with_settings(|settings| settings.admin_keys = vec!["root".into()])
+}
+
+const KEY: [(&str, &str); 1] = [("x-api-key", "root")];
+
 fn document(service: &Running) -> Value {
     let answer = service.get("/openapi.json");
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
@@ -23,7 +30,7 @@ fn document(service: &Running) -> Value {
 
 #[test]
 fn every_path_takes_the_methods_that_are_documented_and_no_others() {
-    let service = Running::start();
+    let service = start();
     let document = document(&service);
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().expect("paths");
@@ -33,7 +40,7 @@ fn every_path_takes_the_methods_that_are_documented_and_no_others() {
             operations.as_object().expect("operations").keys().map(|method| method.to_uppercase()).collect();
         let filled = path.replace("{model}", "colours").replace("{version}", "1");
         for method in METHODS {
-            let answer = service.connect().send(method, &filled, &[], b"");
+            let answer = service.connect().send(method, &filled, &KEY, b"");
             assert_eq!(answer.status != 405, documented.contains(method), "{method} {path}: {answer:?}");
             assert_ne!(answer.status, 404, "{method} {path}");
             let statuses = &operations[method.to_lowercase()]["responses"];
@@ -80,7 +87,10 @@ fn examples_of_requests_are_served() {
 
 #[test]
 fn keys_stand_in_the_document_where_they_are_set() {
-    let service = Running::with_settings(|settings| settings.api_keys = vec!["key".into()]);
+    let service = Running::with_settings(|settings| {
+        settings.api_keys = vec!["key".into()];
+        settings.admin_keys = vec!["root".into()];
+    });
     let document = document(&service);
     for (path, operations) in document["paths"].as_object().expect("paths") {
         let filled = path.replace("{model}", "colours").replace("{version}", "1");
@@ -100,6 +110,7 @@ fn the_page_of_the_document_asks_nobody_else() {
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let policy = page.header("content-security-policy").expect("a policy");
     assert!(policy.starts_with("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+    assert!(!policy.contains("unsafe"), "{policy}");
     let text = page.text().replace("http://www.w3.org/2000/svg", "");
     assert!(
         !text.contains("http://") && !text.contains("https://") && !text.contains("src="),

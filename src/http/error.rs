@@ -197,7 +197,9 @@ impl ApiError {
     pub(super) fn render(&self, request_id: &str, shape: Shape) -> Response {
         let mut response = match shape {
             Shape::Own => axum::Json(Envelope { error: self.body(request_id) }).into_response(),
-            Shape::OpenInference => axum::Json(Plain { error: self.to_string() }).into_response(),
+            Shape::OpenInference => {
+                axum::Json(Plain { error: self.body(request_id).message }).into_response()
+            }
         };
         *response.status_mut() = self.status();
         let headers = response.headers_mut();

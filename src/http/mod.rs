@@ -8,6 +8,7 @@ mod access;
 mod auth;
 mod body;
 mod classify;
+mod composed;
 mod cors;
 mod docs;
 mod error;

@@ -110,7 +110,7 @@ def triton(service, damaged):
         "scores": ("FP32", [-1, labels]),
     }, shapes
     config = client.get_model_config("beit-tiny")
-    assert config["max_batch_size"] == 256 and config["input"][0]["data_type"] == "TYPE_STRING", config
+    assert config["max_batch_size"] == 64 and config["input"][0]["data_type"] == "TYPE_STRING", config
     assert [row["name"] for row in client.get_model_repository_index()] == ["beit-tiny"]
 
     def infer(name, data, datatype, binary=True, shape=None, **more):

@@ -191,7 +191,7 @@ pub(super) async fn config(
         name: served.name.to_string(),
         platform: PLATFORM,
         backend: PLATFORM,
-        max_batch_size: service.settings().engine.max_queue_size,
+        max_batch_size: service.settings().photos_per_request(),
         input: tensors::inputs(&served.info).map(|input| describe(input, true)).into(),
         output: answer::outputs(&served.info).map(|output| describe(output, false)).into(),
     }))

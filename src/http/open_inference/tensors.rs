@@ -98,7 +98,7 @@ fn count(service: &Service, name: &str, one: &[usize], shape: &Few<u64>) -> Resu
             wanted.join(", ")
         )));
     }
-    let limit = service.settings().engine.max_queue_size;
+    let limit = service.settings().photos_per_request();
     match usize::try_from(*first) {
         Ok(0) => Err(ApiError::BadRequest(format!("input `{name}` holds no image"))),
         Ok(count) if count <= limit => Ok(count),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Operation, reference};
 
 /// Status, code, when, and a message as it may read.
-pub(super) const ROWS: [(u16, &str, &str, &str); 20] = [
+pub(super) const ROWS: [(u16, &str, &str, &str); 24] = [
     (
         400,
         "bad_request",
@@ -27,6 +27,12 @@ pub(super) const ROWS: [(u16, &str, &str, &str); 20] = [
         "unauthorized",
         "keys are set and none of them was sent",
         "this service wants an API key, and none that it knows was sent; use `Authorization: Bearer KEY` or `x-api-key: KEY`",
+    ),
+    (
+        403,
+        "forbidden",
+        "the key that was sent is no admin key, or the service has none",
+        "this wants an admin key, and an API key was sent",
     ),
     (404, "not_found", "nothing is served at this path", "nothing is served at /x; GET / shows what is"),
     (
@@ -50,6 +56,13 @@ pub(super) const ROWS: [(u16, &str, &str, &str); 20] = [
         "the body is larger than 20971520 bytes",
     ),
     (
+        413,
+        "too_many_photos",
+        "more photos than one request may hold",
+        "more photos than one request may hold, which are 64; send several requests",
+    ),
+    (414, "uri_too_long", "path and query are too long", "the address is longer than 8192 bytes"),
+    (
         415,
         "unsupported_media_type",
         "the content type, or the format of the bytes, is none that is served",
@@ -72,6 +85,12 @@ pub(super) const ROWS: [(u16, &str, &str, &str); 20] = [
         "url_unreachable",
         "nothing was to be had from the URL",
         "the server of `url` answered with status 404",
+    ),
+    (
+        431,
+        "headers_too_large",
+        "the request's head is too large",
+        "the request's head has more than 100 fields or 32768 bytes",
     ),
     (499, "client_left", "nobody was there to read it", "the client left"),
     (
@@ -102,9 +121,12 @@ pub(super) const ROWS: [(u16, &str, &str, &str); 20] = [
     ),
 ];
 
+/// What every request may end with.
+const ANY: [&str; 3] = ["uri_too_long", "headers_too_large", "internal"];
+
 /// Adds the errors of an operation to its answers.
 pub(super) fn add(operation: &Operation, wants_key: bool, answers: &mut Map<String, Value>) {
-    let codes = operation.errors.iter().copied().chain(wants_key.then_some("unauthorized"));
+    let codes = operation.errors.iter().copied().chain(wants_key.then_some("unauthorized")).chain(ANY);
     let mut by_status: BTreeMap<u16, Vec<&(u16, &str, &str, &str)>> = BTreeMap::new();
     for row in codes.filter_map(|code| ROWS.iter().find(|(_, known, ..)| *known == code)) {
         by_status.entry(row.0).or_default().push(row);
@@ -159,7 +181,7 @@ mod tests {
 
     #[test]
     fn operations_name_codes_that_there_are() {
-        for operation in super::super::operations(super::super::Offer { keys: true, urls: true }) {
+        for operation in super::super::operations(super::super::tests::ALL) {
             for code in operation.errors {
                 assert!(ROWS.iter().any(|(_, known, ..)| known == code), "{}: {code}", operation.id);
             }

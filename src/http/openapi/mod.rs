@@ -9,10 +9,8 @@ mod operations;
 mod protocols;
 mod schemas;
 
-use std::sync::OnceLock;
-
+use axum::Json;
 use axum::extract::State;
-use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -20,12 +18,15 @@ use super::state::Service;
 
 /// The handler.
 pub(super) async fn openapi(State(service): State<Service>) -> Response {
-    static KEPT: [OnceLock<String>; 4] = [const { OnceLock::new() }; 4];
     let settings = service.settings();
-    let offer = Offer { keys: !settings.api_keys.is_empty(), urls: settings.url_input.is_some() };
-    let place = usize::from(offer.keys) + 2 * usize::from(offer.urls);
-    let text = KEPT[place].get_or_init(|| document(offer).to_string());
-    ([(header::CONTENT_TYPE, "application/json")], text.as_str()).into_response()
+    let offer = Offer {
+        keys: !settings.api_keys.is_empty(),
+        admin_keys: !settings.admin_keys.is_empty(),
+        protect_all: settings.protect_all,
+        admin_port: settings.admin_port.is_some(),
+        urls: settings.url_input.is_some(),
+    };
+    Json(document(offer)).into_response()
 }
 
 /// What differs from service to service.
@@ -33,6 +34,12 @@ pub(super) async fn openapi(State(service): State<Service>) -> Response {
 struct Offer {
     /// Keys are set.
     keys: bool,
+    /// Admin keys are.
+    admin_keys: bool,
+    /// Pages and metrics want a key as well.
+    protect_all: bool,
+    /// What is for operators has a port of its own, and is not served on this one.
+    admin_port: bool,
     /// Photos by URL are taken.
     urls: bool,
 }
@@ -51,16 +58,42 @@ struct Operation {
     /// Status, description, and content by type.
     answers: Vec<(u16, &'static str, Value)>,
     errors: &'static [&'static str],
-    /// Who may ask, where keys are set.
+    /// Who may ask.
     access: Access,
+    port: Port,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// Everyone.
     Open,
+    /// Everyone, unless `--protect-all`.
+    Shown,
     /// Whoever has a key.
     Key,
+    /// Whoever has an admin key.
+    Admin,
+}
+
+impl Access {
+    /// Whether a key must be sent.
+    fn wants_key(self, offer: Offer) -> bool {
+        match self {
+            Self::Open => false,
+            Self::Shown => offer.keys && offer.protect_all,
+            Self::Key => offer.keys,
+            Self::Admin => offer.admin_keys,
+        }
+    }
+}
+
+/// Where an operation is served.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Port {
+    /// Always on the port for clients.
+    Public,
+    /// On the admin port where there is one.
+    Admin,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,7 +153,7 @@ fn document(offer: Offer) -> Value {
     let mut paths = Map::new();
     for operation in operations(offer) {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
-        path[operation.method] = render(&operation, offer.keys);
+        path[operation.method] = render(&operation, offer);
     }
     let tags = Tag::ALL.map(|tag| json!({"name": tag.name(), "description": tag.description()}));
     json!({
@@ -154,15 +187,16 @@ fn document(offer: Offer) -> Value {
                 "Allow": {"description": "The methods of this path.", "schema": {"type": "string"}},
             },
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `--api-key`."},
-                "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "A key of `--api-key`."},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `--api-key`, or of `--admin-key` for everything."},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "A key of `--api-key`, or of `--admin-key` for everything."},
             },
         },
     })
 }
 
 fn operations(offer: Offer) -> impl Iterator<Item = Operation> {
-    operations::list(offer.urls).into_iter().chain(protocols::list(offer.urls))
+    let all = operations::list(offer.urls).into_iter().chain(protocols::list(offer.urls));
+    all.filter(move |operation| operation.port == Port::Public || !offer.admin_port)
 }
 
 /// Headers that any request may carry. No operation refers to them: programs that try every value of every parameter would
@@ -186,7 +220,7 @@ fn headers() -> Value {
     })
 }
 
-fn render(operation: &Operation, keys: bool) -> Value {
+fn render(operation: &Operation, offer: Offer) -> Value {
     let mut answers = Map::new();
     for (status, description, content) in &operation.answers {
         let mut answer = json!({
@@ -198,7 +232,7 @@ fn render(operation: &Operation, keys: bool) -> Value {
         }
         answers.insert(status.to_string(), answer);
     }
-    let wants_key = keys && operation.access == Access::Key;
+    let wants_key = operation.access.wants_key(offer);
     errors::add(operation, wants_key, &mut answers);
     let mut rendered = json!({
         "operationId": operation.id,
@@ -242,7 +276,8 @@ mod tests {
     use super::*;
     use crate::http::router::ROUTES;
 
-    const ALL: Offer = Offer { keys: true, urls: true };
+    pub(super) const ALL: Offer =
+        Offer { keys: true, admin_keys: true, protect_all: false, admin_port: false, urls: true };
 
     /// Paths given to `.route(` in the router's source: no list beside it could be forgotten.
     fn routed() -> BTreeSet<&'static str> {
@@ -290,10 +325,27 @@ mod tests {
 
     #[test]
     fn keys_are_asked_for_where_they_are_set() {
-        let secured = |document: &Value, path: &str| document["paths"][path]["post"]["security"] != json!([]);
-        assert!(secured(&document(ALL), "/classify"));
-        assert!(!secured(&document(Offer { keys: false, ..ALL }), "/classify"));
-        assert_eq!(document(ALL)["paths"]["/health"]["get"]["security"], json!([]));
+        let secured = |offer: Offer, method: &str, path: &str| {
+            document(offer)["paths"][path][method]["security"] != json!([])
+        };
+        let open = Offer { keys: false, admin_keys: false, ..ALL };
+        assert!(secured(ALL, "post", "/classify") && !secured(open, "post", "/classify"));
+        assert!(
+            !secured(ALL, "get", "/health") && !secured(Offer { protect_all: true, ..ALL }, "get", "/health")
+        );
+        assert!(!secured(ALL, "get", "/docs") && secured(Offer { protect_all: true, ..ALL }, "get", "/docs"));
+        assert!(secured(ALL, "post", "/models/{model}/reload"));
+        assert!(!secured(Offer { admin_keys: false, ..ALL }, "post", "/models/{model}/reload"));
+    }
+
+    #[test]
+    fn what_has_a_port_of_its_own_is_not_documented_on_this_one() {
+        let paths = document(Offer { admin_port: true, ..ALL })["paths"].clone();
+        assert!(
+            paths.get("/metrics").is_none()
+                && paths.get("/health").is_none()
+                && paths.get("/classify").is_some()
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Access, Operation, Tag, content, json_of, reference};
+use super::{Access, Operation, Port, Tag, content, json_of, reference};
 
 /// Formats that are served, as content types.
 pub(super) const IMAGES: [&str; 6] =
@@ -14,11 +14,11 @@ pub(super) const CLASSIFICATION: &[&str] = &[
     "url_not_allowed",
     "request_timeout",
     "body_too_large",
+    "too_many_photos",
     "unsupported_media_type",
     "undecodable_image",
     "too_many_pixels",
     "url_unreachable",
-    "internal",
     "overloaded",
     "not_ready",
     "shutting_down",
@@ -32,11 +32,11 @@ const CLASSIFICATION_BY_NAME: &[&str] = &[
     "model_not_found",
     "request_timeout",
     "body_too_large",
+    "too_many_photos",
     "unsupported_media_type",
     "undecodable_image",
     "too_many_pixels",
     "url_unreachable",
-    "internal",
     "overloaded",
     "not_ready",
     "shutting_down",
@@ -157,6 +157,7 @@ fn classification(urls: bool) -> Vec<Operation> {
         answers: vec![(200, "The labels.", predictions())],
         errors: CLASSIFICATION,
         access: Access::Key,
+        port: Port::Public,
     };
     let by_name = Operation {
         path: "/classify/{model}",
@@ -176,6 +177,8 @@ fn models() -> Vec<Operation> {
     let row = json!({"name": "demo", "version": 1, "default": true, "ready": true, "architecture": "beit", "labels": 10,
         "height": 64, "width": 64, "device": "cpu", "dtype": "f32"});
     let device = json!({"name": "cpu", "dtype": "f32", "max_batch_size": 8});
+    let mut reloaded = row.clone();
+    reloaded["version"] = json!(2);
     let mut details = row.clone();
     details["labels"] = json!(["0", "1", "2"]);
     details["devices"] = json!([device]);
@@ -183,7 +186,7 @@ fn models() -> Vec<Operation> {
         "name": "featherlight", "version": env!("CARGO_PKG_VERSION"),
         "model": {"name": "demo", "architecture": "beit", "labels": ["0", "1", "2"], "height": 64, "width": 64, "device": "cpu", "dtype": "f32"},
         "devices": [device],
-        "limits": {"max_batch_size": 8, "max_queue_size": 256, "max_body_bytes": 20971520, "max_pixels": 178956970, "request_timeout_ms": 30000},
+        "limits": {"max_batch_size": 8, "max_queue_size": 256, "max_body_bytes": 20971520, "max_pixels": 178956970, "max_photos_per_request": 64, "request_timeout_ms": 30000},
     });
     let get = |path, id, summary, schema, example, errors, parameters| Operation {
         method: "get",
@@ -197,6 +200,7 @@ fn models() -> Vec<Operation> {
         answers: vec![(200, "What is served.", json_of(schema, &[("for example", example)]))],
         errors,
         access: Access::Key,
+        port: Port::Public,
     };
     vec![
         get(
@@ -226,6 +230,30 @@ fn models() -> Vec<Operation> {
             &["bad_request", "model_not_found", "not_ready"],
             vec![model()],
         ),
+        Operation {
+            method: "post",
+            description: "It is read and warmed beside the old one, which answers until the new one takes its place; requests \
+                under way end on the old. A folder that cannot be loaded changes nothing.",
+            answers: vec![(200, "The new one.", json_of("Model", &[("for example", reloaded)]))],
+            access: Access::Admin,
+            port: Port::Admin,
+            ..get(
+                "/models/{model}/reload",
+                "reload",
+                "Reads a model anew from its folder",
+                "Model",
+                Value::Null,
+                &[
+                    "bad_request",
+                    "forbidden",
+                    "model_not_found",
+                    "reload_failed",
+                    "shutting_down",
+                    "device_unavailable",
+                ],
+                vec![model()],
+            )
+        },
     ]
 }
 
@@ -237,7 +265,7 @@ fn upkeep() -> Vec<Operation> {
             (503, "They are not: `starting`, `shutting_down` or `failed`.", status("starting")),
         ]
     };
-    let get = |path, tag, id, summary, answers, access| Operation {
+    let get = |path, tag: Tag, id, summary, answers, access| Operation {
         method: "get",
         path,
         tag,
@@ -249,6 +277,7 @@ fn upkeep() -> Vec<Operation> {
         answers,
         errors: &[],
         access,
+        port: if tag == Tag::Operations { Port::Admin } else { Port::Public },
     };
     let text = |kind: &str| content(kind, json!({"type": "string"}));
     vec![
@@ -268,7 +297,7 @@ fn upkeep() -> Vec<Operation> {
             "metrics",
             "Prometheus' metrics, each there from the start, at zero; times are in seconds",
             vec![(200, "The metrics.", text("text/plain"))],
-            Access::Open,
+            Access::Shown,
         ),
         get(
             "/",
@@ -276,7 +305,7 @@ fn upkeep() -> Vec<Operation> {
             "page",
             "A page to drop photos on",
             vec![(200, "The page.", text("text/html"))],
-            Access::Open,
+            Access::Shown,
         ),
         get(
             "/docs",
@@ -284,7 +313,7 @@ fn upkeep() -> Vec<Operation> {
             "docs",
             "This document as a page",
             vec![(200, "The page.", text("text/html"))],
-            Access::Open,
+            Access::Shown,
         ),
         get(
             "/openapi.json",
@@ -297,7 +326,7 @@ fn upkeep() -> Vec<Operation> {
                 json!({"application/json": {"schema": {"type": "object", "required": ["openapi", "info", "paths"]},
                     "examples": {"its beginning": {"value": {"openapi": "3.1.0", "info": {"title": "Featherlight", "version": env!("CARGO_PKG_VERSION")}, "paths": {}}}}}}),
             )],
-            Access::Open,
+            Access::Shown,
         ),
     ]
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::operations::{CLASSIFICATION, TINY_PNG, model, parameters, photos};
-use super::{Access, Operation, Tag, json_of, reference};
+use super::{Access, Operation, Port, Tag, json_of, reference};
 
 pub(super) fn list(urls: bool) -> Vec<Operation> {
     let mut list = hugging_face(urls);
@@ -36,6 +36,7 @@ fn hugging_face(urls: bool) -> Vec<Operation> {
             answers: vec![(200, "The labels.", answer)],
             errors: CLASSIFICATION,
             access: Access::Key,
+            port: Port::Public,
         }
     };
     vec![of("/", "predictAtRoot"), of("/predict", "predict")]
@@ -54,6 +55,7 @@ fn get(path: &'static str, id: &'static str, summary: &'static str) -> Operation
         answers: vec![],
         errors: &[],
         access: Access::Key,
+        port: Port::Public,
     }
 }
 
@@ -101,7 +103,7 @@ fn models() -> Vec<Operation> {
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}, {"name": "scores", "datatype": "FP32", "shape": [-1, 10]}],
     });
     let config = json!({
-        "name": "demo", "platform": "featherlight", "backend": "featherlight", "max_batch_size": 256,
+        "name": "demo", "platform": "featherlight", "backend": "featherlight", "max_batch_size": 64,
         "input": [{"name": "image", "data_type": "TYPE_STRING", "dims": [1], "optional": true}],
         "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [10]}],
     });
@@ -191,10 +193,10 @@ fn infer(path: &'static str, id: &'static str) -> Operation {
             "model_not_found",
             "request_timeout",
             "body_too_large",
+            "too_many_photos",
             "unsupported_media_type",
             "undecodable_image",
             "too_many_pixels",
-            "internal",
             "overloaded",
             "not_ready",
             "shutting_down",

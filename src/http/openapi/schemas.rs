@@ -29,6 +29,7 @@ fn answers(schemas: &mut Map<String, Value>) {
     add::<health::Health>("Health", schemas);
     add::<info::Info>("Info", schemas);
     add::<info::Models>("Models", schemas);
+    add::<info::Row>("Model", schemas);
     add::<info::Details>("ModelDetails", schemas);
     add::<v2::ServerMetadata>("ServerMetadata", schemas);
     add::<v2::Liveness>("Liveness", schemas);
