@@ -52,9 +52,9 @@ impl Function {
 /// One label and its score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction<L> {
-    /// The label: borrowed from the model's, or text of its own.
+    /// Its name.
     pub label: L,
-    /// What [`Function::apply`] made of its logit.
+    /// From 0 to 1 after softmax or sigmoid, else the raw logit.
     pub score: f32,
 }
 

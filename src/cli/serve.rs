@@ -142,6 +142,12 @@ pub struct Serve {
     /// Metrics, documentation and the page want a key too
     #[arg(long, env = "FEATHERLIGHT_PROTECT_ALL", value_parser = switch())]
     pub protect_all: bool,
+    /// Take photos by their URL: the service fetches them, from public addresses alone
+    #[arg(long, env = "FEATHERLIGHT_ALLOW_URL_INPUT", value_parser = switch())]
+    pub allow_url_input: bool,
+    /// Time to fetch a photo by its URL, redirects included
+    #[arg(long, env = "FEATHERLIGHT_URL_TIMEOUT_MS", value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub url_timeout_ms: u64,
     /// Origin whose pages may call the service, `https://photos.example`, or `*` for any; may be given more than once
     #[arg(long, env = "FEATHERLIGHT_CORS_ALLOW_ORIGIN", value_name = "URL", value_delimiter = ',')]
     pub cors_allow_origin: Vec<Origin>,

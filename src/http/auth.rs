@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -98,7 +98,7 @@ fn sent(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 
 pub(super) async fn authorize(State(service): State<Service>, request: Request, next: Next) -> Response {
     let keys = service.keys().digests();
-    let open = keys.api.is_empty() || is_open(request.uri().path(), service.settings().protect_all);
+    let open = keys.api.is_empty() || is_open(&request, service.settings().protect_all);
     if open || keys.opens(request.headers()).api {
         next.run(request).await
     } else {
@@ -106,11 +106,13 @@ pub(super) async fn authorize(State(service): State<Service>, request: Request, 
     }
 }
 
-/// Paths that want no key. Whoever may only ask whether the service is well need not be trusted with one.
-fn is_open(path: &str, protect_all: bool) -> bool {
-    match path {
+/// What wants no key. Whoever may only ask whether the service is well need not be trusted with one.
+fn is_open(request: &Request, protect_all: bool) -> bool {
+    match request.uri().path() {
         "/health" | "/health/live" | "/health/ready" | "/v2/health/live" | "/v2/health/ready" => true,
-        "/" | "/metrics" | "/docs" | "/openapi.json" => !protect_all,
+        // The page; what is posted there is photos.
+        "/" => request.method() != Method::POST && !protect_all,
+        "/metrics" | "/docs" | "/openapi.json" => !protect_all,
         _ => false,
     }
 }

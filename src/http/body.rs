@@ -53,6 +53,13 @@ impl Reservation {
         free
     }
 
+    /// Promises what is missing to `length` bytes, or `step` where that is more and free; false, and nothing changed, when
+    /// not even the former is free.
+    pub(super) fn cover(&mut self, length: u64, step: u64) -> bool {
+        let missing = length.saturating_sub(self.bytes);
+        missing == 0 || self.grow(missing.max(step)) || self.grow(missing)
+    }
+
     /// Bytes that hold this promise as long as any slice of them lives.
     pub(super) fn hold<B: AsRef<[u8]> + Send + 'static>(self: Arc<Self>, bytes: B) -> Bytes {
         Bytes::from_owner(Held { bytes, _reservation: self })

@@ -5,15 +5,19 @@
 
 use std::time::Instant;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
 use super::models::ModelInfo;
 use super::observe::RequestId;
 use super::parameters::{Parameters, patience};
+use super::segments::Segments;
 use super::state::Service;
 use super::submission::{Encoding, parse};
 use super::{body, submission};
@@ -23,31 +27,59 @@ use crate::scores::{Prediction, predictions};
 /// Predictions a photo where the client does not say.
 const TOP_K: usize = 5;
 
-#[derive(Serialize)]
-struct One<'a> {
+/// The answer for one photo.
+#[derive(Serialize, ToSchema)]
+pub(super) struct One<'a> {
     model: &'a str,
-    predictions: Vec<Prediction<&'a str>>,
+    #[schema(inline)]
+    predictions: Labels<'a>,
 }
 
-#[derive(Serialize)]
-struct Several<'a> {
+/// The answer for several photos, in the order sent.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Several<'a> {
     model: &'a str,
+    #[schema(inline)]
     results: Vec<Photo<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Photo<'a> {
+    /// Its name among several.
     file: &'a str,
     #[serde(flatten)]
+    #[schema(inline)]
     outcome: Outcome<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Outcome<'a> {
-    Predictions(Vec<Prediction<&'a str>>),
-    Error(ErrorBody<'a>),
+    Predictions(#[schema(inline)] Labels<'a>),
+    Error(#[schema(inline)] ErrorBody<'a>),
 }
+
+/// Labels of one photo, best first.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub(super) struct Labels<'a>(Vec<Prediction<&'a str>>);
+
+// By hand: what is derived for a generic type refers to schemas that there are none of.
+impl PartialSchema for Labels<'_> {
+    fn schema() -> RefOr<Schema> {
+        let score = ObjectBuilder::new()
+            .schema_type(Type::Number)
+            .description(Some("From 0 to 1 after softmax or sigmoid, else the raw logit."));
+        let prediction = ObjectBuilder::new()
+            .property("label", String::schema())
+            .property("score", score)
+            .required("label")
+            .required("score");
+        ArrayBuilder::new().items(prediction).description(Some("Best first.")).into()
+    }
+}
+
+impl ToSchema for Labels<'_> {}
 
 /// `POST /classify`: with the default model.
 pub(super) async fn classify(
@@ -61,7 +93,7 @@ pub(super) async fn classify(
 /// `POST /classify/{model}`.
 pub(super) async fn classify_with(
     State(service): State<Service>,
-    Path(model): Path<String>,
+    Segments(model): Segments<String>,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -83,7 +115,7 @@ async fn answer(
     // Kept to the end: labels and scores are of one version, whatever is loaded meanwhile.
     let served = service.model(model)?;
     let bytes = body::read(service, body, start, deadline).await?;
-    let submission::Submission { photos, parameters } = parse(service, encoding, bytes).await?;
+    let submission::Submission { photos, parameters } = parse(service, encoding, bytes, deadline).await?;
     let parameters = parameters.or(query);
 
     let (files, inputs): (Vec<_>, Vec<_>) =
@@ -112,16 +144,16 @@ async fn answer(
 }
 
 /// One photo's scores → its best labels.
-fn rank(
+pub(super) fn rank(
     model: &ModelInfo,
     parameters: Parameters,
     answer: Result<Scores, EngineError>,
-) -> Result<Vec<Prediction<&str>>, ApiError> {
+) -> Result<Labels<'_>, ApiError> {
     let Scores(logits) = answer?;
     if logits.len() != model.labels.len() {
         let detail = format!("{} scores for {} labels", logits.len(), model.labels.len());
         return Err(ApiError::Internal(detail));
     }
     let function = parameters.function.unwrap_or(model.function);
-    Ok(predictions(&logits, &model.labels, function, parameters.top_k.unwrap_or(TOP_K)))
+    Ok(Labels(predictions(&logits, &model.labels, function, parameters.top_k.unwrap_or(TOP_K))))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::EngineError;
 use crate::image::ImageError;
@@ -18,6 +19,8 @@ use crate::image::ImageError;
 pub(super) enum ApiError {
     #[error("{0}")]
     BadRequest(String),
+    #[error("{0}")]
+    UrlNotAllowed(String),
     #[error(
         "this service wants an API key, and none that it knows was sent; use `Authorization: Bearer KEY` or `x-api-key: KEY`"
     )]
@@ -38,6 +41,8 @@ pub(super) enum ApiError {
     TooManyPhotos { limit: usize },
     #[error("the address is longer than {limit} bytes")]
     UriTooLong { limit: usize },
+    #[error("the photo at `url` is larger than {limit} bytes")]
+    PhotoTooLarge { limit: u64 },
     #[error("{0}")]
     UnsupportedMediaType(String),
     #[error("{0}")]
@@ -46,6 +51,8 @@ pub(super) enum ApiError {
     TooManyPixels(String),
     #[error("the request's head has more than {fields} fields or {bytes} bytes")]
     HeadersTooLarge { fields: usize, bytes: usize },
+    #[error("{0}")]
+    UrlUnreachable(String),
     #[error("the service is at its limit; try again in {} s", .retry_after.as_secs())]
     Overloaded { retry_after: Duration },
     #[error("{message}")]
@@ -71,8 +78,9 @@ pub(super) const STATUSES: [u16; 18] =
     [200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 431, 499, 500, 503, 504];
 
 /// The codes counted in `rejected_total`: requests or photos turned away before inference.
-pub(super) const REJECTIONS: [&str; 16] = [
+pub(super) const REJECTIONS: [&str; 18] = [
     "bad_request",
+    "url_not_allowed",
     "unauthorized",
     "forbidden",
     "model_not_found",
@@ -83,6 +91,7 @@ pub(super) const REJECTIONS: [&str; 16] = [
     "unsupported_media_type",
     "undecodable_image",
     "too_many_pixels",
+    "url_unreachable",
     "headers_too_large",
     "overloaded",
     "not_ready",
@@ -98,6 +107,7 @@ impl ApiError {
     pub(super) fn row(&self) -> (u16, &'static str) {
         match self {
             Self::BadRequest(_) => (400, "bad_request"),
+            Self::UrlNotAllowed(_) => (400, "url_not_allowed"),
             Self::Unauthorized => (401, "unauthorized"),
             Self::Forbidden(_) => (403, "forbidden"),
             Self::NotFound(_) => (404, "not_found"),
@@ -105,12 +115,13 @@ impl ApiError {
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed"),
             Self::RequestTimeout(_) => (408, "request_timeout"),
             Self::ReloadFailed(_) => (409, "reload_failed"),
-            Self::BodyTooLarge { .. } => (413, "body_too_large"),
+            Self::BodyTooLarge { .. } | Self::PhotoTooLarge { .. } => (413, "body_too_large"),
             Self::TooManyPhotos { .. } => (413, "too_many_photos"),
             Self::UriTooLong { .. } => (414, "uri_too_long"),
             Self::UnsupportedMediaType(_) => (415, "unsupported_media_type"),
             Self::UndecodableImage(_) => (422, "undecodable_image"),
             Self::TooManyPixels(_) => (422, "too_many_pixels"),
+            Self::UrlUnreachable(_) => (422, "url_unreachable"),
             Self::HeadersTooLarge { .. } => (431, "headers_too_large"),
             Self::ClientLeft => (499, "client_left"),
             Self::Internal(_) => (500, "internal"),
@@ -170,10 +181,27 @@ impl ApiError {
         serde_json::to_string(&Envelope { error: self.body(request_id) }).unwrap_or_default()
     }
 
+    /// The same error, with the photo that it is about before its words.
+    pub(super) fn about(self, photo: &str) -> Self {
+        let named = |message: String| format!("{photo}: {message}");
+        match self {
+            Self::BadRequest(message) => Self::BadRequest(named(message)),
+            Self::UnsupportedMediaType(message) => Self::UnsupportedMediaType(named(message)),
+            Self::UndecodableImage(message) => Self::UndecodableImage(named(message)),
+            Self::TooManyPixels(message) => Self::TooManyPixels(named(message)),
+            other => other,
+        }
+    }
+
     /// The whole answer.
-    pub(super) fn render(&self, request_id: &str) -> Response {
-        let body = Envelope { error: self.body(request_id) };
-        let mut response = (self.status(), axum::Json(body)).into_response();
+    pub(super) fn render(&self, request_id: &str, shape: Shape) -> Response {
+        let mut response = match shape {
+            Shape::Own => axum::Json(Envelope { error: self.body(request_id) }).into_response(),
+            Shape::OpenInference => {
+                axum::Json(Plain { error: self.body(request_id).message }).into_response()
+            }
+        };
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
         if let Some(time) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(time.as_secs()));
@@ -186,16 +214,44 @@ impl ApiError {
 }
 
 /// The `error` object of an answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorBody<'a> {
+    /// For programs.
     code: &'static str,
+    /// For people.
     message: String,
+    /// As in `x-request-id`.
     request_id: &'a str,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// An error.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Envelope<'a> {
+    #[schema(inline)]
     error: ErrorBody<'a>,
+}
+
+/// As the Open Inference Protocol has it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Plain {
+    error: String,
+}
+
+/// What the JSON of an error looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `{"error": {"code": …, "message": …, "request_id": …}}`
+    Own,
+    /// `{"error": "…"}`
+    OpenInference,
+}
+
+impl Shape {
+    /// By the path, so that errors of the layers around a resource have the shape of the resource.
+    pub(super) fn of(path: &str) -> Self {
+        let protocol = path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if protocol { Self::OpenInference } else { Self::Own }
+    }
 }
 
 impl IntoResponse for ApiError {

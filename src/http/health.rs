@@ -6,10 +6,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::state::{Phase, Service};
 use crate::engine::EngineStatus;
+
+/// In a word.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `live`, `ready`, or why it is not: `starting`, `shutting_down`, `failed`.
+    status: &'static str,
+}
 
 pub(super) async fn live() -> Response {
     answer(StatusCode::OK, "live")
@@ -28,6 +36,6 @@ pub(super) async fn ready(State(service): State<Service>) -> Response {
     answer(StatusCode::SERVICE_UNAVAILABLE, word)
 }
 
-fn answer(status: StatusCode, word: &str) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(json!({ "status": word }))).into_response()
+fn answer(status: StatusCode, word: &'static str) -> Response {
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(Health { status: word })).into_response()
 }

@@ -3,111 +3,235 @@
 //! For people and for clients that adapt to a service; holds nothing secret.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use serde_json::{Value, json};
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::auth::Admin;
 use super::error::ApiError;
 use super::models::Served;
+use super::segments::Segments;
 use super::state::Service;
 use crate::engine::BatchLimit;
 
+/// `/info`
+#[derive(Serialize, ToSchema)]
+pub(super) struct Info {
+    name: &'static str,
+    version: &'static str,
+    #[schema(inline)]
+    model: DefaultModel,
+    #[schema(inline)]
+    devices: Vec<Device>,
+    #[schema(inline)]
+    limits: Limits,
+}
+
+/// The model that `/classify` asks.
+#[derive(Serialize, ToSchema)]
+struct DefaultModel {
+    name: String,
+    architecture: String,
+    labels: Vec<String>,
+    height: usize,
+    width: usize,
+    device: String,
+    dtype: String,
+}
+
+/// A device of a model.
+#[derive(Serialize, ToSchema)]
+struct Device {
+    name: String,
+    /// The product's name, of a CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    hardware: Option<String>,
+    /// Of a CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    compute_capability: Option<String>,
+    /// Bytes, of a CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    total_memory: Option<u64>,
+    dtype: &'static str,
+    /// Bytes, as the device's thread last saw it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    free_memory: Option<u64>,
+    /// Photos in one forward pass, at most, once the model is warm there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    max_batch_size: Option<usize>,
+}
+
+/// The limits of the service.
+#[derive(Serialize, ToSchema)]
+struct Limits {
+    /// As it was set; null: each device found its own.
+    #[schema(required)]
+    max_batch_size: Option<usize>,
+    max_queue_size: usize,
+    max_body_bytes: u64,
+    max_pixels: u64,
+    max_photos_per_request: usize,
+    request_timeout_ms: u64,
+}
+
+/// `/models`
+#[derive(Serialize, ToSchema)]
+pub(super) struct Models {
+    #[schema(inline)]
+    models: Vec<Row>,
+}
+
+/// A model of several.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Row {
+    name: String,
+    /// Counts what was loaded under this name, from 1.
+    version: u64,
+    /// Whether `/classify` asks it.
+    default: bool,
+    ready: bool,
+    architecture: String,
+    /// How many there are.
+    labels: usize,
+    height: usize,
+    width: usize,
+    device: String,
+    dtype: String,
+}
+
+/// `/models/{model}`
+#[derive(Serialize, ToSchema)]
+pub(super) struct Details {
+    name: String,
+    version: u64,
+    default: bool,
+    ready: bool,
+    architecture: String,
+    labels: Vec<String>,
+    height: usize,
+    width: usize,
+    device: String,
+    dtype: String,
+    #[schema(inline)]
+    devices: Vec<Device>,
+}
+
 /// Each device of a model; its batch limit is there once it is warm, its free memory as its thread last saw it.
-fn devices(service: &Service, served: &Served) -> Vec<Value> {
+fn devices(service: &Service, served: &Served) -> Vec<Device> {
     let (states, limits) = (service.engine().devices(), served.model.max_batch_sizes());
     let choices = served.info.devices.iter();
     let figures = choices.enumerate().map(|(index, choice)| {
-        let mut figures = choice.device.to_json();
-        figures["dtype"] = json!(choice.precision.name());
-        if let Some(memory) = states.get(index).and_then(|state| state.memory) {
-            figures["free_memory"] = json!(memory.free);
+        let cuda = choice.device.cuda();
+        let memory = states.get(index).and_then(|state| state.memory);
+        Device {
+            name: choice.device.name(),
+            hardware: cuda.map(|cuda| cuda.name.clone()),
+            compute_capability: cuda
+                .map(|cuda| format!("{}.{}", cuda.compute_capability.0, cuda.compute_capability.1)),
+            total_memory: cuda.map(|cuda| cuda.total_memory),
+            dtype: choice.precision.name(),
+            free_memory: memory.map(|memory| memory.free),
+            max_batch_size: limits.get(index).copied().flatten(),
         }
-        if let Some(limit) = limits.get(index).copied().flatten() {
-            figures["max_batch_size"] = json!(limit);
-        }
-        figures
     });
     figures.collect()
 }
 
 /// `GET /info`: the default model, its devices, and the limits of the service.
-pub(super) async fn info(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn info(State(service): State<Service>) -> Result<Json<Info>, ApiError> {
     let (served, settings) = (service.model(None)?, service.settings());
     let info = &served.info;
     let max_batch_size = match settings.engine.max_batch_size {
         BatchLimit::Fixed(size) => Some(size),
         BatchLimit::Auto => None,
     };
-    Ok(Json(json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": {
-            "name": &*served.name,
-            "architecture": info.architecture,
-            "labels": &*info.labels,
-            "height": info.height,
-            "width": info.width,
-            "device": info.device(),
-            "dtype": info.dtype(),
+    Ok(Json(Info {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        model: DefaultModel {
+            name: served.name.to_string(),
+            architecture: info.architecture.clone(),
+            labels: info.labels.to_vec(),
+            height: info.height,
+            width: info.width,
+            device: info.device(),
+            dtype: info.dtype(),
         },
-        "devices": devices(&service, &served),
-        "limits": {
-            "max_batch_size": max_batch_size,
-            "max_queue_size": settings.engine.max_queue_size,
-            "max_body_bytes": settings.max_body_bytes,
-            "max_pixels": settings.max_pixels,
-            "max_photos_per_request": settings.photos_per_request(),
-            "request_timeout_ms": u64::try_from(settings.request_timeout.as_millis()).unwrap_or(u64::MAX),
+        devices: devices(&service, &served),
+        limits: Limits {
+            max_batch_size,
+            max_queue_size: settings.engine.max_queue_size,
+            max_body_bytes: settings.max_body_bytes,
+            max_pixels: settings.max_pixels,
+            max_photos_per_request: settings.photos_per_request(),
+            request_timeout_ms: u64::try_from(settings.request_timeout.as_millis()).unwrap_or(u64::MAX),
         },
-    })))
+    }))
 }
 
 /// `GET /models`: every model served.
-pub(super) async fn models(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
     let default = service.model(None)?.name.clone();
     let models = service.models();
-    let models = models.iter().map(|served| one(served, served.name == default));
-    Ok(Json(json!({ "models": models.collect::<Vec<_>>() })))
+    let models = models.iter().map(|served| row(served, served.name == default));
+    Ok(Json(Models { models: models.collect() }))
 }
 
-/// `GET /models/{name}`: one of them, with its labels.
+/// `GET /models/{model}`: one of them, with its labels.
 pub(super) async fn model(
     State(service): State<Service>,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+    Segments(name): Segments<String>,
+) -> Result<Json<Details>, ApiError> {
     let served = service.model(Some(&name))?;
-    let mut figures = one(&served, service.model(None)?.name == served.name);
-    figures["labels"] = json!(&*served.info.labels);
-    figures["devices"] = json!(devices(&service, &served));
-    Ok(Json(figures))
+    let Row { name, version, default, ready, architecture, height, width, device, dtype, .. } =
+        row(&served, service.model(None)?.name == served.name);
+    let (labels, devices) = (served.info.labels.to_vec(), devices(&service, &served));
+    Ok(Json(Details {
+        name,
+        version,
+        default,
+        ready,
+        architecture,
+        labels,
+        height,
+        width,
+        device,
+        dtype,
+        devices,
+    }))
 }
 
 /// `POST /models/{name}/reload`: reads a model anew from its folder. Goes on to its end even if the client leaves.
 pub(super) async fn reload(
     _: Admin,
     State(service): State<Service>,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+    Segments(name): Segments<String>,
+) -> Result<Json<Row>, ApiError> {
     let reloading = tokio::spawn({
         let service = service.clone();
         async move { service.reload(&name).await }
     });
     let served = reloading.await.map_err(|_| ApiError::Internal("a reload panicked".to_owned()))??;
-    Ok(Json(one(&served, service.model(None)?.name == served.name)))
+    Ok(Json(row(&served, service.model(None)?.name == served.name)))
 }
 
-fn one(served: &Served, default: bool) -> Value {
+fn row(served: &Served, default: bool) -> Row {
     let info = &served.info;
-    json!({
-        "name": &*served.name,
-        "version": served.version,
-        "default": default,
-        "ready": true,
-        "architecture": info.architecture,
-        "labels": info.labels.len(),
-        "height": info.height,
-        "width": info.width,
-        "device": info.device(),
-        "dtype": info.dtype(),
-    })
+    Row {
+        name: served.name.to_string(),
+        version: served.version,
+        default,
+        ready: true,
+        architecture: info.architecture.clone(),
+        labels: info.labels.len(),
+        height: info.height,
+        width: info.width,
+        device: info.device(),
+        dtype: info.dtype(),
+    }
 }

@@ -1,7 +1,7 @@
-//! `{"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}`.
+//! `{"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}`, or `{"url": "https://…"}`.
 //!
-//! Called by `submission.rs`. `inputs` may be a list of such texts. Standard and URL-safe base64 are taken, with and
-//! without padding, also as a `data:` URL. Unknown fields are refused by name.
+//! Called by `submission.rs`. `inputs` may be a list of such texts; a URL is handed on, not fetched here. Standard and URL-safe
+//! base64 are taken, with and without padding, also as a `data:` URL. Unknown fields are refused by name.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,28 +12,68 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, de};
-use serde_json::Value;
 
 use super::error::ApiError;
 use super::parameters::Parameters;
 use super::settings::MOST_PHOTOS_PER_REQUEST;
 use super::state::Service;
+use super::strict::Object;
 use super::submission::{Photo, Submission};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request<'a> {
-    #[serde(borrow)]
-    inputs: Inputs<'a>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    inputs: Option<Inputs<'a>>,
+    #[serde(borrow, default, deserialize_with = "given")]
+    url: Option<Text<'a>>,
     #[serde(default)]
-    parameters: Option<Settings>,
+    parameters: Option<Object<Settings>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
-    top_k: Option<Value>,
+    top_k: Option<NumberText>,
     function_to_apply: Option<String>,
+}
+
+/// A field that is not null where it is there.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// A number as text, which the one check for all encodings reads. Nothing nested: a list of nothings is many times larger in
+/// memory than in the body.
+struct NumberText(String);
+
+impl<'de> Deserialize<'de> for NumberText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberTextVisitor;
+
+        impl Visitor<'_> for NumberTextVisitor {
+            type Value = NumberText;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a whole number from 1")
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<NumberText, E> {
+                Ok(NumberText(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<NumberText, E> {
+                Ok(NumberText(value.to_string()))
+            }
+
+            /// `5.0` is a whole number of JSON too, and written without its fraction.
+            fn visit_f64<E>(self, value: f64) -> Result<NumberText, E> {
+                Ok(NumberText(value.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(NumberTextVisitor)
+    }
 }
 
 /// One text or a list of them; borrowed from the body where it holds no escapes. Of a list that is longer than any may be, so much
@@ -85,29 +125,53 @@ pub(super) fn looks_like(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<de::IgnoredAny>(body).is_ok()
 }
 
+/// What a JSON body holds.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Photos.
+    Photos(Submission),
+    /// Where one is.
+    Url {
+        /// As sent.
+        url: String,
+        /// Those beside it.
+        parameters: Parameters,
+    },
+}
+
 /// Takes a JSON body apart.
 ///
 /// # Errors
 /// `BadRequest` naming what is wrong; `TooManyPhotos`; `Overloaded` when the memory for the decoded photos is in use.
-pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiError> {
-    let request: Request<'_> = serde_json::from_slice(body)
+pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Content, ApiError> {
+    let Object(request): Object<Request<'_>> = serde_json::from_slice(body)
         .map_err(|error| ApiError::BadRequest(format!("the JSON body cannot be used: {error}")))?;
     let mut parameters = Parameters::default();
-    if let Some(settings) = request.parameters {
-        // A number or its text: the one check for all encodings reads text.
+    if let Some(Object(settings)) = request.parameters {
         if let Some(value) = settings.top_k {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            parameters.set("top_k", &text)?;
+            parameters.set("top_k", &value.0)?;
         }
         if let Some(name) = settings.function_to_apply {
             parameters.set("function_to_apply", &name)?;
         }
     }
+    let Inputs(texts) = match (request.inputs, request.url) {
+        (Some(inputs), None) => inputs,
+        (None, Some(Text(url))) => return Ok(Content::Url { url: url.into_owned(), parameters }),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::BadRequest(
+                "`inputs` and `url` are given; one of them is taken".to_owned(),
+            ));
+        }
+        (None, None) => {
+            return Err(ApiError::BadRequest("the JSON body holds neither `inputs` nor `url`".to_owned()));
+        }
+    };
     let limit = service.settings().photos_per_request();
-    if request.inputs.0.len() > limit {
+    if texts.len() > limit {
         return Err(ApiError::TooManyPhotos { limit });
     }
-    let length: usize = request.inputs.0.iter().map(|text| text.len()).sum();
+    let length: usize = texts.iter().map(|text| text.len()).sum();
     let reservation = service.bodies().reserve(length as u64 / 4 * 3);
     let reservation = Arc::new(
         reservation.ok_or_else(|| ApiError::Overloaded { retry_after: service.engine().retry_after() })?,
@@ -118,11 +182,12 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Submission, ApiErr
         })?;
         Ok(Photo { file: format!("inputs[{index}]"), bytes: reservation.clone().hold(bytes) })
     };
-    let photos = request.inputs.0.iter().enumerate().map(photo).collect::<Result<_, ApiError>>()?;
-    Ok(Submission { photos, parameters })
+    let photos = texts.iter().enumerate().map(photo).collect::<Result<_, ApiError>>()?;
+    Ok(Content::Photos(Submission { photos, parameters }))
 }
 
-fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
+/// Reads base64 in any of its spellings.
+pub(super) fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
     let text = match text.split_once(',') {
         Some((head, rest)) if head.trim_start().starts_with("data:") => rest,
         _ => text,

@@ -20,7 +20,7 @@ use hyper::body::Body as _;
 use tracing::Instrument;
 
 use super::access;
-use super::error::ApiError;
+use super::error::{ApiError, Shape};
 use super::lingering::{Lingering, Reading, Sending};
 use super::router::{OTHER, route};
 use super::state::{Phase, Service};
@@ -109,6 +109,7 @@ pub(super) async fn observe(State(service): State<Service>, request: Request, ne
 
 async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
+    let shape = Shape::of(head.uri.path());
     let too_long = head.uri.path_and_query().is_some_and(|text| text.as_str().len() > LONGEST_URI);
     head.extensions.insert(id.clone());
     let sending =
@@ -128,7 +129,7 @@ async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Requ
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         error.log();
         service.metrics().reject(error.code());
-        let rendered = error.render(&id.0);
+        let rendered = error.render(&id.0, shape);
         // Headers that inner layers set on the bare answer (`allow`, CORS) stay; each is set once.
         let set = std::mem::take(response.headers_mut());
         response = rendered;

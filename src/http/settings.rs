@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::cors::Origin;
+use super::remote_photo::UrlInput;
 use crate::engine::EngineSettings;
 
 /// Everything that shapes the running service. The model, its device and the log are `main`'s own business.
@@ -48,6 +49,8 @@ pub struct ServeSettings {
     pub admin_keys: Vec<String>,
     /// `--protect-all`: metrics, documentation and the page want a key too.
     pub protect_all: bool,
+    /// `--allow-url-input`, `--url-timeout-ms`: photos that the service fetches itself; `None`: none are.
+    pub url_input: Option<UrlInput>,
     /// `--cors-allow-origin`: origins whose pages may call.
     pub cors_allow_origins: Vec<Origin>,
     /// `--access-log`: a log line for each request.
@@ -83,6 +86,7 @@ impl Default for ServeSettings {
             api_keys: Vec::new(),
             admin_keys: Vec::new(),
             protect_all: false,
+            url_input: None,
             cors_allow_origins: Vec::new(),
             access_log: true,
             drain_delay: Duration::ZERO,

@@ -1,7 +1,10 @@
 //! What a client sent: photos and parameters, whatever the encoding.
 //!
 //! `classify.rs` asks [`Encoding::of`] before it reads the body, so that a wrong type is refused unread, and
-//! [`parse`] after. The encodings themselves are in `json.rs` and `multipart.rs`. No photo is decoded here.
+//! [`parse`] after. The encodings themselves are in `json.rs` and `multipart.rs`; a photo by its URL is fetched by
+//! `remote_photo`. No photo is decoded here.
+
+use std::time::Instant;
 
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -9,7 +12,7 @@ use bytes::Bytes;
 use super::error::ApiError;
 use super::parameters::Parameters;
 use super::state::Service;
-use super::{json, multipart};
+use super::{json, multipart, remote_photo};
 
 /// One photo of a request.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub(super) struct Submission {
 pub(super) enum Encoding {
     /// The body is the photo.
     Raw,
-    /// `{"inputs": "<base64>", …}`.
+    /// `{"inputs": "<base64>", …}` or `{"url": "https://…"}`.
     Json,
     /// A form with files.
     Multipart {
@@ -69,23 +72,36 @@ impl Encoding {
     }
 }
 
-/// Takes a whole body apart.
+/// Takes a whole body apart; a photo by its URL is fetched until `deadline`, at the longest.
 pub(super) async fn parse(
     service: &Service,
     encoding: Encoding,
     body: Bytes,
+    deadline: Instant,
 ) -> Result<Submission, ApiError> {
     let submission = match encoding {
         Encoding::Raw => raw(body),
-        Encoding::Json => json::parse(service, &body)?,
+        Encoding::Json => from_json(service, body, deadline).await?,
         Encoding::Multipart { boundary } => multipart::parse(service, body, boundary).await?,
-        Encoding::Unknown if json::looks_like(&body) => json::parse(service, &body)?,
+        Encoding::Unknown if json::looks_like(&body) => from_json(service, body, deadline).await?,
         Encoding::Unknown => raw(body),
     };
     if submission.photos.is_empty() {
         return Err(ApiError::BadRequest("the request holds no photo".to_owned()));
     }
     Ok(submission)
+}
+
+async fn from_json(service: &Service, body: Bytes, deadline: Instant) -> Result<Submission, ApiError> {
+    match json::parse(service, &body)? {
+        json::Content::Photos(submission) => Ok(submission),
+        json::Content::Url { url, parameters } => {
+            // Its memory is free again before the photo takes some.
+            drop(body);
+            let bytes = remote_photo::fetch(service, &url, deadline).await?;
+            Ok(Submission { photos: vec![Photo { file: "url".to_owned(), bytes }], parameters })
+        }
+    }
 }
 
 fn raw(bytes: Bytes) -> Submission {

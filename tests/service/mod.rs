@@ -89,14 +89,21 @@ impl Runner for MeanColour {
 }
 
 fn score(photo: &Prepared) -> Result<Vec<f32>, RunnerError> {
-    let Prepared::Pixels(pixels) = photo else {
-        return Err(RunnerError::Batch("these tests send photos".to_owned()));
-    };
-    let count = (pixels.width() * pixels.height()) as f32;
     let mut means = [0.0_f32; 3];
-    for pixel in pixels.data().chunks_exact(3) {
-        for (mean, value) in means.iter_mut().zip(pixel) {
-            *mean += f32::from(*value) / count;
+    match photo {
+        Prepared::Pixels(pixels) => {
+            let count = (pixels.width() * pixels.height()) as f32;
+            for pixel in pixels.data().chunks_exact(3) {
+                for (mean, value) in means.iter_mut().zip(pixel) {
+                    *mean += f32::from(*value) / count;
+                }
+            }
+        }
+        Prepared::Tensor(values) => {
+            let plane = values.len() / 3;
+            for (mean, values) in means.iter_mut().zip(values.chunks_exact(plane)) {
+                *mean = values.iter().sum::<f32>() / plane as f32;
+            }
         }
     }
     match means.map(|mean| mean.round() as u8) {

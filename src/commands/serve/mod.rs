@@ -9,7 +9,7 @@ use super::open_files;
 use crate::cli;
 use catalog::Catalog;
 use featherlight::engine::{DeviceChoice, Engine, EngineMetrics, EngineSettings, EngineStatus, device_names};
-use featherlight::http::{self, Listeners, ServeSettings, Service};
+use featherlight::http::{self, Listeners, ServeSettings, Service, UrlInput};
 use featherlight::image::{DecodeLimits, MemoryBudget};
 use featherlight::ops::device::DeviceInfo;
 use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
@@ -67,6 +67,9 @@ fn settings(arguments: &cli::Serve, keys: Keys) -> ServeSettings {
         api_keys: keys.api,
         admin_keys: keys.admin,
         protect_all: arguments.protect_all,
+        url_input: arguments
+            .allow_url_input
+            .then(|| UrlInput::new(Duration::from_millis(arguments.url_timeout_ms))),
         cors_allow_origins: arguments.cors_allow_origin.clone(),
         access_log: arguments.access_log == cli::Toggle::On,
         drain_delay: Duration::from_millis(arguments.drain_delay_ms),
