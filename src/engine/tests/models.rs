@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 
+/// A model's number and the values of the photos that it was given together.
+type Batch = (u8, Vec<u8>);
+
 /// What a test holds of a fake model.
 #[derive(Clone, Default)]
 struct Adder {
@@ -13,8 +16,8 @@ struct Adder {
     held: Arc<AtomicBool>,
     /// Runners that exist now.
     alive: Arc<AtomicUsize>,
-    /// Every batch, in order: the model's number and the photos' values; shared by the models of a device.
-    batches: Arc<Mutex<Vec<(u8, Vec<u8>)>>>,
+    /// Every batch, in order; shared by the models of a device.
+    batches: Arc<Mutex<Vec<Batch>>>,
 }
 
 struct AdderRunner(Adder);
@@ -67,7 +70,7 @@ impl Adder {
         self.alive.load(Ordering::SeqCst)
     }
 
-    fn batches(&self) -> Vec<(u8, Vec<u8>)> {
+    fn batches(&self) -> Vec<Batch> {
         self.batches.lock().expect("unpoisoned").clone()
     }
 }
