@@ -64,7 +64,7 @@ def fuzz(service, options, *flags):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", default=peers.TARGET / "debug/featherlight", metavar="FILE")
-    parser.add_argument("--examples", type=int, default=15, help="requests of each kind for each operation, at most")
+    parser.add_argument("--examples", type=int, default=8, help="requests of each kind for each operation, at most")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with peers.Service(options.program, "--model", MODEL) as service:

@@ -82,7 +82,8 @@ impl Access {
             Self::Open => false,
             Self::Shown => offer.keys && offer.protect_all,
             Self::Key => offer.keys,
-            Self::Admin => offer.admin_keys,
+            // Where there is no admin key this is off, but an API key is asked for first.
+            Self::Admin => offer.keys || offer.admin_keys,
         }
     }
 }
@@ -335,7 +336,9 @@ mod tests {
         );
         assert!(!secured(ALL, "get", "/docs") && secured(Offer { protect_all: true, ..ALL }, "get", "/docs"));
         assert!(secured(ALL, "post", "/models/{model}/reload"));
-        assert!(!secured(Offer { admin_keys: false, ..ALL }, "post", "/models/{model}/reload"));
+        assert!(secured(Offer { admin_keys: false, ..ALL }, "post", "/models/{model}/reload"));
+        assert!(secured(Offer { keys: false, ..ALL }, "post", "/models/{model}/reload"));
+        assert!(!secured(open, "post", "/models/{model}/reload"));
     }
 
     #[test]
