@@ -1,4 +1,5 @@
 //! Several models in one service, and a model loaded anew under load, over real sockets.
+#![allow(clippy::expect_used, clippy::panic, reason = "a failed step of a test is its failure")]
 
 #[path = "service/mod.rs"]
 mod service;
@@ -103,7 +104,7 @@ fn a_reload_under_load_fails_no_request_and_every_answer_is_of_one_version() {
     let source: Arc<dyn ModelSource> = Arc::new({
         let (odd, even) = (marked("odd-", Hand::default()), marked("even-", Hand::default()));
         let turn = turn.clone();
-        move || if turn.fetch_add(1, Ordering::SeqCst) % 2 == 0 { odd.open() } else { even.open() }
+        move || if turn.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) { odd.open() } else { even.open() }
     });
     assert_eq!(load(&service, "colours", source), Ok(2));
     let (over, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
