@@ -100,6 +100,27 @@ fn at_rest_as_many_requests_were_answered_as_received_clients_that_left_included
 }
 
 #[test]
+fn a_client_that_leaves_with_its_last_byte_is_counted_as_well() {
+    let service = Running::start();
+    let photo = photos::plain([90, 0, 0]);
+    let whole = [Connection::head("POST", "/classify", &PNG, photo.len()), photo.clone()].concat();
+    let half = [Connection::head("POST", "/classify", &PNG, photo.len()), photo[..20].to_vec()].concat();
+    for request in [&whole, &half] {
+        for _ in 0..50 {
+            let mut connection = service.connect();
+            connection.write(request);
+            connection.hang_up();
+        }
+    }
+    let count = |service: &Running, line: &str| service.metric(&format!("featherlight_http_requests_{line}"));
+    service.until(|service| count(service, "received_total{route=\"/classify\"}") == 100.0);
+    service.until(|service| {
+        let of = |status: u16| count(service, &format!("total{{route=\"/classify\",status=\"{status}\"}}"));
+        of(200) + of(499) == 100.0 && of(499) >= 50.0
+    });
+}
+
+#[test]
 fn every_answer_carries_a_request_id_the_clients_own_if_it_is_fit() {
     let service = Running::start();
     let own = service.connect().send("GET", "/nowhere", &[("x-request-id", "abc-123")], b"");

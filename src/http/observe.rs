@@ -138,7 +138,8 @@ async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Requ
         }));
     }
     visit.status = response.status().as_u16();
-    visit.bytes_out = response.body().size_hint().exact();
+    // Whoever has left gets none of it.
+    visit.bytes_out = if visit.status == 499 { None } else { response.body().size_hint().exact() };
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         headers.insert(X_REQUEST_ID, value);

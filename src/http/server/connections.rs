@@ -125,6 +125,7 @@ impl Connections {
             request.extensions_mut().insert(peer);
             let answer = router.call(request);
             async move {
+                answering.begin();
                 let answer: Result<Response, Infallible> = answer.await;
                 drop(answering);
                 answer

@@ -31,8 +31,8 @@ enum Stage {
     Idle { since: Instant },
     /// The head of a request is coming.
     Head { since: Instant },
-    /// A handler has the request.
-    Answering,
+    /// The service has the request; `begun` once it has looked at it.
+    Answering { begun: bool },
 }
 
 /// As long as it lives a request is being answered.
@@ -45,8 +45,13 @@ impl Conversation {
     }
 
     pub(super) fn answering(self: &Arc<Self>) -> Answering {
-        *self.lock() = Stage::Answering;
+        *self.lock() = Stage::Answering { begun: false };
         Answering(self.clone())
+    }
+
+    /// Whether a request was taken that the service has not looked at.
+    fn has_news(&self) -> bool {
+        matches!(*self.lock(), Stage::Answering { begun: false })
     }
 
     /// Bytes have come: outside of a request, the first of a head.
@@ -67,6 +72,13 @@ impl Conversation {
 
     fn lock(&self) -> MutexGuard<'_, Stage> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answering {
+    /// The service looks at the request.
+    pub(super) fn begin(&self) {
+        *self.0.lock() = Stage::Answering { begun: true };
     }
 }
 
@@ -134,7 +146,7 @@ impl Socket {
         let (deadline, waiting) = match *self.conversation.lock() {
             Stage::Idle { since } => (since + settings.idle_timeout, "idle"),
             Stage::Head { since } => (since + settings.header_timeout, "header"),
-            Stage::Answering => return None,
+            Stage::Answering { .. } => return None,
         };
         if self.reading.deadline() != deadline {
             self.reading.as_mut().reset(deadline);
@@ -245,6 +257,12 @@ impl AsyncRead for Socket {
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                 self.conversation.heard();
                 Poll::Ready(Ok(()))
+            }
+            // A client that sends its request and leaves at once: hyper would drop the request with the connection before
+            // the service has seen it, and nobody would have counted it.
+            Poll::Ready(_) if self.conversation.has_news() => {
+                context.waker().wake_by_ref();
+                Poll::Pending
             }
             ended => ended,
         }
