@@ -256,19 +256,18 @@ impl Engine {
         }
     }
 
-    /// Whether `photos` more can be answered until `deadline`, by the pace so far. Where none is ahead it is always tried:
-    /// a pace that was measured in a bad moment could otherwise never be measured again.
+    /// Whether `photos` more can be answered until `deadline`, by the pace so far.
     fn in_time(&self, photos: usize, deadline: Instant) -> Result<(), EngineError> {
         let left = deadline.saturating_duration_since(self.shared.clock.now());
         if left.is_zero() {
             return Err(EngineError::DeadlineExceeded);
         }
-        let ahead = self.shared.outstanding.count();
-        let wait = self.shared.pace.answered(ahead, photos);
-        if ahead > 0 && wait > left {
-            return Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() });
+        match self.shared.pace.too_late(self.shared.outstanding.count(), photos, left) {
+            Some(wait) => {
+                Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() })
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn overloaded(&self) -> EngineError {

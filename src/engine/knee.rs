@@ -61,7 +61,7 @@ impl fmt::Display for Ended {
             Self::Gain => "the next is no 5 % faster",
             Self::Memory => "the next does not fit into the device's memory",
             Self::Time => "the time for the search is over",
-            Self::Largest => "the queue holds no more",
+            Self::Largest => "larger ones are not looked at",
         })
     }
 }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_with_the_last_size_that_fits_or_that_the_queue_holds() {
+    fn it_ends_with_the_last_size_that_fits_or_that_is_looked_at() {
         let (knee, sizes, _) = search(256, 12, 100, 1);
         assert_eq!((knee.limit, knee.ended), (8, Ended::Memory));
         assert_eq!(sizes, [1, 2, 4, 8, 16]);

@@ -59,11 +59,13 @@ impl Pace {
         measured.photos = measured.photos * kept + photos as f64;
     }
 
-    /// The time until the last of so many photos, behind `ahead` others, is answered; on the safe side, as it is answered together
-    /// with those of its batch, and a measure is never quite right.
-    pub(super) fn answered(&self, ahead: usize, photos: usize) -> Duration {
+    /// The time until the last of so many photos, behind `ahead` others, is answered, where that is more than is `left`. On the
+    /// safe side, as it is answered together with those of its batch, and a measure is never quite right. Where nobody is ahead
+    /// there is always time: a pace that was measured in a bad moment could otherwise never be measured again.
+    pub(super) fn too_late(&self, ahead: usize, photos: usize, left: Duration) -> Option<Duration> {
         let batch = self.lock().batch.saturating_sub(1);
-        self.wait(ahead.saturating_add(photos).saturating_add(batch)).mul_f64(Self::CAUTION)
+        let wait = self.wait(ahead.saturating_add(photos).saturating_add(batch)).mul_f64(Self::CAUTION);
+        (ahead > 0 && wait > left).then_some(wait)
     }
 
     /// The time until so many photos are done.

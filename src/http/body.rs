@@ -14,7 +14,6 @@ use hyper::body::Body as _;
 
 use super::error::ApiError;
 use super::state::Service;
-use crate::engine::EngineStatus;
 
 /// Bytes promised to bodies in flight.
 #[derive(Debug, Clone)]
@@ -102,25 +101,19 @@ pub(super) async fn read(
     let limit = settings.max_body_bytes.min(settings.max_inflight_bytes);
     let patience = settings.body_timeout.min(deadline.saturating_duration_since(start));
     let end = tokio::time::Instant::from_std(start + patience);
-    let overloaded = || ApiError::Overloaded { retry_after: service.engine().retry_after() };
 
     // The exact length where the client gave one (`Content-Length`); a chunked body says nothing.
     let declared = body.size_hint().exact();
     if declared.is_some_and(|length| length > limit) {
         return Err(ApiError::BodyTooLarge { limit: settings.max_body_bytes });
     }
-    let mut reservation = service.bodies().reserve(declared.unwrap_or(0)).ok_or_else(overloaded)?;
+    let mut reservation = service.promise(declared.unwrap_or(0))?;
     let mut bytes = Vec::with_capacity(usize::try_from(declared.unwrap_or(0)).unwrap_or(0));
-    let mut status = service.engine().status();
     loop {
-        // A body under way when the service drains would be refused once it is whole: better at once.
         let frame = tokio::select! {
             biased;
             frame = body.frame() => frame,
-            _ = status.wait_for(|status| *status != EngineStatus::Ready) => {
-                service.engine().admissible(deadline)?;
-                return Err(ApiError::ShuttingDown);
-            }
+            closed = service.closed(deadline) => return Err(closed),
             () = tokio::time::sleep_until(end) => return Err(ApiError::RequestTimeout(rounded(patience))),
         };
         let Some(frame) = frame else { break };
@@ -129,11 +122,8 @@ pub(super) async fn read(
         if length > limit {
             return Err(ApiError::BodyTooLarge { limit: settings.max_body_bytes });
         }
-        if length > reservation.bytes {
-            let step = (length - reservation.bytes).max(STEP.min(limit - reservation.bytes));
-            if !reservation.grow(step) {
-                return Err(overloaded());
-            }
+        if !reservation.cover(length, STEP) {
+            return Err(service.overloaded());
         }
         bytes.extend_from_slice(&data);
     }

@@ -3,6 +3,7 @@
 //! Reached through `router.rs`, after authorisation. Refuses what it can before it reads the body, then submits to the
 //! engine all photos or none. Never sees a tensor.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -13,14 +14,14 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::body;
 use super::error::{ApiError, ErrorBody};
-use super::models::ModelInfo;
+use super::models::{ModelInfo, Served};
 use super::observe::RequestId;
 use super::parameters::{Parameters, patience};
 use super::segments::Segments;
 use super::state::Service;
-use super::submission::{Encoding, parse};
-use super::{body, submission};
+use super::submission::{Encoding, Submission, parse};
 use crate::engine::{EngineError, Input, Scores};
 use crate::scores::{Prediction, predictions};
 
@@ -100,29 +101,51 @@ pub(super) async fn classify_with(
     answer(&service, Some(&model), &id, request).await
 }
 
-async fn answer(
+/// The photos of a request with what a model makes of them.
+pub(super) struct Scored {
+    /// The version of the model that did. Kept to the end: labels and scores are of one version, whatever is loaded meanwhile.
+    pub(super) served: Arc<Served>,
+    /// The photos' names, in the order sent; at least one.
+    pub(super) files: Vec<String>,
+    /// Those of the body, and where it is silent of the query.
+    pub(super) parameters: Parameters,
+    /// One a photo.
+    pub(super) answers: Vec<Result<Scores, EngineError>>,
+}
+
+/// Reads the photos of a request, in whatever form, and has the model of this name, or the default one, score them: all or none
+/// are admitted.
+///
+/// # Errors
+/// Why the request as a whole got no scores; refused before its body is read where that is possible.
+pub(super) async fn score(
     service: &Service,
     model: Option<&str>,
-    id: &RequestId,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Scored, ApiError> {
     let start = Instant::now();
     let (head, body) = request.into_parts();
     let deadline = start + patience(service.settings(), &head.headers)?;
     let encoding = Encoding::of(&head.headers)?;
     let query = Parameters::from_query(head.uri.query())?;
     service.engine().admissible(deadline)?;
-    // Kept to the end: labels and scores are of one version, whatever is loaded meanwhile.
     let served = service.model(model)?;
     let bytes = body::read(service, body, start, deadline).await?;
-    let submission::Submission { photos, parameters } = parse(service, encoding, bytes, deadline).await?;
-    let parameters = parameters.or(query);
-
+    let Submission { photos, parameters } = parse(service, encoding, bytes, deadline).await?;
     let (files, inputs): (Vec<_>, Vec<_>) =
         photos.into_iter().map(|photo| (photo.file, Input::Photo(photo.bytes))).unzip();
     let answers = service.engine().submit_many(inputs, &served.model, deadline).await?;
-    let mut outcomes = answers.into_iter().map(|answer| rank(&served.info, parameters, answer));
+    Ok(Scored { served, files, parameters: parameters.or(query), answers })
+}
 
+async fn answer(
+    service: &Service,
+    model: Option<&str>,
+    id: &RequestId,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let Scored { served, files, parameters, answers } = score(service, model, request).await?;
+    let mut outcomes = answers.into_iter().map(|answer| rank(&served.info, parameters, answer));
     let model = &*served.name;
     if files.len() == 1 {
         let lost = || ApiError::Internal("a photo got no answer".to_owned());
@@ -149,11 +172,7 @@ pub(super) fn rank(
     parameters: Parameters,
     answer: Result<Scores, EngineError>,
 ) -> Result<Labels<'_>, ApiError> {
-    let Scores(logits) = answer?;
-    if logits.len() != model.labels.len() {
-        let detail = format!("{} scores for {} labels", logits.len(), model.labels.len());
-        return Err(ApiError::Internal(detail));
-    }
+    let Scores(logits) = model.check(answer?)?;
     let function = parameters.function.unwrap_or(model.function);
     Ok(Labels(predictions(&logits, &model.labels, function, parameters.top_k.unwrap_or(TOP_K))))
 }

@@ -94,6 +94,7 @@ pub(super) struct Row {
     version: u64,
     /// Whether `/classify` asks it.
     default: bool,
+    /// Whether photos for it are welcome now.
     ready: bool,
     architecture: String,
     /// How many there are.
@@ -176,9 +177,9 @@ pub(super) async fn info(State(service): State<Service>) -> Result<Json<Info>, A
 
 /// `GET /models`: every model served.
 pub(super) async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
-    let default = service.model(None)?.name.clone();
+    let default = service.model(None)?;
     let models = service.models();
-    let models = models.iter().map(|served| row(served, served.name == default));
+    let models = models.iter().map(|served| row(&service, served, &default));
     Ok(Json(Models { models: models.collect() }))
 }
 
@@ -189,7 +190,7 @@ pub(super) async fn model(
 ) -> Result<Json<Details>, ApiError> {
     let served = service.model(Some(&name))?;
     let Row { name, version, default, ready, architecture, height, width, device, dtype, .. } =
-        row(&served, service.model(None)?.name == served.name);
+        row(&service, &served, &*service.model(None)?);
     let (labels, devices) = (served.info.labels.to_vec(), devices(&service, &served));
     Ok(Json(Details {
         name,
@@ -217,16 +218,16 @@ pub(super) async fn reload(
         async move { service.reload(&name).await }
     });
     let served = reloading.await.map_err(|_| ApiError::Internal("a reload panicked".to_owned()))??;
-    Ok(Json(row(&served, service.model(None)?.name == served.name)))
+    Ok(Json(row(&service, &served, &*service.model(None)?)))
 }
 
-fn row(served: &Served, default: bool) -> Row {
+fn row(service: &Service, served: &Served, default: &Served) -> Row {
     let info = &served.info;
     Row {
         name: served.name.to_string(),
         version: served.version,
-        default,
-        ready: true,
+        default: served.name == default.name,
+        ready: service.ready(),
         architecture: info.architecture.clone(),
         labels: info.labels.len(),
         height: info.height,

@@ -172,10 +172,7 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Content, ApiError>
         return Err(ApiError::TooManyPhotos { limit });
     }
     let length: usize = texts.iter().map(|text| text.len()).sum();
-    let reservation = service.bodies().reserve(length as u64 / 4 * 3);
-    let reservation = Arc::new(
-        reservation.ok_or_else(|| ApiError::Overloaded { retry_after: service.engine().retry_after() })?,
-    );
+    let reservation = Arc::new(service.promise(length as u64 / 4 * 3)?);
     let photo = |(index, text): (usize, &Cow<'_, str>)| {
         let bytes = decode(text).map_err(|error| {
             ApiError::BadRequest(format!("`inputs` (photo {index}) is no base64 text: {error}"))

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::error::ApiError;
 use super::state::Service;
-use crate::engine::{DeviceChoice, EngineError, Model, ModelParts};
+use crate::engine::{DeviceChoice, EngineError, Model, ModelParts, Scores};
 use crate::scores::Function;
 use crate::telemetry::ModelLabels;
 
@@ -39,6 +39,19 @@ impl ModelInfo {
         let mut names = names.into_iter();
         let first = names.next().unwrap_or_default();
         names.fold(first, |list, name| list + "," + name.trim_start_matches("cuda:"))
+    }
+
+    /// Scores, where there is one for each label.
+    ///
+    /// # Errors
+    /// `Internal` otherwise.
+    pub(super) fn check(&self, scores: Scores) -> Result<Scores, ApiError> {
+        let (found, wanted) = (scores.0.len(), self.labels.len());
+        if found == wanted {
+            Ok(scores)
+        } else {
+            Err(ApiError::Internal(format!("{found} scores for {wanted} labels")))
+        }
     }
 
     /// What it computes in: `f32`, `bf16` …; a list where devices differ in it.

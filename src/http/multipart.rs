@@ -27,10 +27,7 @@ const LONGEST_NAME: usize = 1024;
 /// `TooManyPhotos`; `Overloaded` when the memory for the files' bytes is in use.
 pub(super) async fn parse(service: &Service, body: Bytes, boundary: String) -> Result<Submission, ApiError> {
     // The parser copies each field out of the body: for a moment both exist.
-    let reservation = service.bodies().reserve(body.len() as u64);
-    let reservation = Arc::new(
-        reservation.ok_or_else(|| ApiError::Overloaded { retry_after: service.engine().retry_after() })?,
-    );
+    let reservation = Arc::new(service.promise(body.len() as u64)?);
     let mut form = multer::Multipart::new(BodyDataStream::new(Full::new(body)), boundary);
     let (mut photos, mut parameters) = (Vec::new(), Parameters::default());
     let limit = service.settings().photos_per_request();

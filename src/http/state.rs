@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Instant;
 
 use super::auth::Keys;
-use super::body::ByteBudget;
+use super::body::{ByteBudget, Reservation};
+use super::error::ApiError;
 use super::metrics::HttpMetrics;
 use super::models::Models;
 use super::settings::ServeSettings;
@@ -119,6 +121,26 @@ impl Service {
             1 => Phase::Leaving,
             _ => Phase::Draining,
         }
+    }
+
+    /// Promises memory for a body's bytes.
+    ///
+    /// # Errors
+    /// `Overloaded` when it is in use.
+    pub(super) fn promise(&self, bytes: u64) -> Result<Reservation, ApiError> {
+        self.bodies().reserve(bytes).ok_or_else(|| self.overloaded())
+    }
+
+    /// The refusal of whatever finds no room now.
+    pub(super) fn overloaded(&self) -> ApiError {
+        ApiError::Overloaded { retry_after: self.engine().retry_after() }
+    }
+
+    /// Resolves when no photo is taken any more, with the reason: what is still on its way would be refused once it is there.
+    pub(super) async fn closed(&self, deadline: Instant) -> ApiError {
+        // Fails only when the engine is gone, and `self` holds it.
+        let _ = self.engine().status().wait_for(|status| *status != EngineStatus::Ready).await;
+        self.engine().admissible(deadline).map_or_else(ApiError::from, |()| ApiError::ShuttingDown)
     }
 
     pub(super) fn enter(&self, phase: Phase) {

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch as channel;
 use watch::Watcher;
 
 /// Serves until SIGTERM or SIGINT, or until the model cannot be loaded or a device fails.
@@ -140,15 +139,13 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     if keys.have_files() {
         tokio::spawn(reread(keys, service.clone(), signal(SignalKind::hangup())?));
     }
-    let failed = failure(status.clone());
-    let ended = async move {
+    let asked = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = failed => {}
         }
     };
-    http::serve(listeners, service, ended).await;
+    http::serve(listeners, service, asked).await;
     match &*status.borrow() {
         EngineStatus::Failed(reason) => Err(reason.to_string().into()),
         _ => Ok(()),
@@ -216,13 +213,6 @@ async fn load(service: Service, catalog: Catalog, watch: bool, ready: impl FnOnc
     ready(&catalog.models().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
     if let Some(watcher) = watcher {
         watcher.run(service, catalog).await;
-    }
-}
-
-/// Resolves when the engine has failed.
-async fn failure(mut status: channel::Receiver<EngineStatus>) {
-    if status.wait_for(|status| matches!(status, EngineStatus::Failed(_))).await.is_err() {
-        std::future::pending().await
     }
 }
 

@@ -89,7 +89,7 @@ impl<'a> World<'a> {
         // What was on the device at that moment, though it is answered by now.
         let (end, photos) = self.pass;
         let ahead = shared.outstanding.count() + if now < end { photos } else { 0 };
-        let hopeless = ahead > 0 && shared.pace.answered(ahead, 1) > patience;
+        let hopeless = shared.pace.too_late(ahead, 1, patience).is_some();
         let slot = if hopeless { None } else { shared.slots.take(1).and_then(|mut slots| slots.pop()) };
         let Some(slot) = slot else {
             self.seen.refused += 1;

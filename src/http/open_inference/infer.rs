@@ -76,11 +76,7 @@ pub(crate) async fn infer(
             error => ApiError::from(error),
         });
         let one = answer.map_err(|error| error.about(&format!("image {index} of {count}")))?;
-        if one.0.len() != served.info.labels.len() {
-            let detail = format!("{} scores for {} labels", one.0.len(), served.info.labels.len());
-            return Err(ApiError::Internal(detail));
-        }
-        scores.push(one);
+        scores.push(served.info.check(one)?);
     }
     render(&served, function, &wanted, id.as_deref(), &scores)
 }

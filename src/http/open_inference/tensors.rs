@@ -111,9 +111,7 @@ fn count(service: &Service, name: &str, one: &[usize], shape: &Few<u64>) -> Resu
 fn promise(service: &Service, count: usize, one: usize, size: usize) -> Result<Arc<Reservation>, ApiError> {
     let bytes = count.checked_mul(one).and_then(|values| values.checked_mul(size));
     let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-    let reservation = service.bodies().reserve(bytes);
-    let overloaded = || ApiError::Overloaded { retry_after: service.engine().retry_after() };
-    reservation.map(Arc::new).ok_or_else(overloaded)
+    service.promise(bytes).map(Arc::new)
 }
 
 fn wrong_size(name: &str, found: usize, wanted: usize) -> ApiError {

@@ -8,28 +8,10 @@ use super::{Access, Operation, Port, Tag, content, json_of, reference};
 pub(super) const IMAGES: [&str; 6] =
     ["image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"];
 
-/// What a classification may end with.
-pub(super) const CLASSIFICATION: &[&str] = &[
-    "bad_request",
-    "url_not_allowed",
-    "request_timeout",
-    "body_too_large",
-    "too_many_photos",
-    "unsupported_media_type",
-    "undecodable_image",
-    "too_many_pixels",
-    "url_unreachable",
-    "overloaded",
-    "not_ready",
-    "shutting_down",
-    "device_unavailable",
-    "deadline_exceeded",
-];
-
+/// What a classification by a model of some name may end with.
 const CLASSIFICATION_BY_NAME: &[&str] = &[
     "bad_request",
     "url_not_allowed",
-    "model_not_found",
     "request_timeout",
     "body_too_large",
     "too_many_photos",
@@ -42,7 +24,14 @@ const CLASSIFICATION_BY_NAME: &[&str] = &[
     "shutting_down",
     "device_unavailable",
     "deadline_exceeded",
+    "model_not_found",
 ];
+
+/// What one by the default model may: all but the last.
+pub(super) const CLASSIFICATION: &[&str] = match CLASSIFICATION_BY_NAME {
+    [others @ .., _] => others,
+    [] => &[],
+};
 
 /// The photo, a form of photos, or JSON.
 pub(super) fn photos(urls: bool) -> Value {

@@ -23,7 +23,6 @@ use target::Target;
 
 use super::error::ApiError;
 use super::state::Service;
-use crate::engine::EngineStatus;
 
 /// Photos fetched at the same time, at most: each holds a thread, which may wait for a slow name server.
 const PLACES: usize = 32;
@@ -79,9 +78,8 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
         ));
     };
     let target = Target::parse(url).map_err(|reason| ApiError::UrlNotAllowed(reason.to_string()))?;
-    let overloaded = || ApiError::Overloaded { retry_after: service.engine().retry_after() };
-    let place = input.places.clone().try_acquire_owned().map_err(|_| overloaded())?;
-    let reservation = service.bodies().reserve(0).ok_or_else(overloaded)?;
+    let place = input.places.clone().try_acquire_owned().map_err(|_| service.overloaded())?;
+    let reservation = service.promise(0)?;
     let end = deadline.min(Instant::now() + input.timeout);
     let withdrawal = Withdrawal(Arc::default());
     let download = Download {
@@ -101,16 +99,11 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
     });
     thread.map_err(|error| ApiError::Internal(format!("no thread to fetch a photo: {error}")))?;
 
-    let mut status = service.engine().status();
     let outcome = tokio::select! {
         biased;
         answer = answer => answer.unwrap_or_else(|_| Err(Failure::Unreachable("the thread ended early".to_owned()))),
         () = tokio::time::sleep_until(end.into()) => Err(Failure::Late),
-        // As for a body under way: the photo would be refused once it is there.
-        _ = status.wait_for(|status| *status != EngineStatus::Ready) => {
-            service.engine().admissible(deadline)?;
-            return Err(ApiError::ShuttingDown);
-        }
+        closed = service.closed(deadline) => return Err(closed),
     };
     outcome.map_err(|failure| {
         tracing::info!(host, %failure, "a photo was not fetched from its URL");
@@ -118,7 +111,7 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
             Failure::Late if deadline <= Instant::now() => ApiError::DeadlineExceeded,
             Failure::NotAllowed(refusal) => ApiError::UrlNotAllowed(refusal.to_string()),
             Failure::TooLarge { limit } => ApiError::PhotoTooLarge { limit },
-            Failure::NoMemory => overloaded(),
+            Failure::NoMemory => service.overloaded(),
             failure => ApiError::UrlUnreachable(failure.to_client(input.timeout)),
         }
     })
