@@ -14,6 +14,7 @@ use std::time::Duration;
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
+    featherlight::ops::keep_freed_memory();
     let outcome = match cli::Cli::read(std::env::args_os()) {
         Ok(cli) => commands::run(cli.command),
         Err(error) => error.exit(),

@@ -11,7 +11,7 @@ mod trace_context;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
-pub use logs::{LogFormat, Logs, start_logs};
+pub use logs::{LogFormat, Logs, LostLines, start_logs};
 pub(crate) use trace_context::{Hex, Ids, Parent};
 
 /// What a model is, for the labels of `featherlight_model_info`.

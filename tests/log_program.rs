@@ -165,6 +165,23 @@ fn a_log_that_nobody_reads_any_more_harms_no_request() {
 }
 
 #[test]
+fn a_log_whose_reader_stalls_harms_no_request_and_no_end() {
+    let mut command = featherlight(&["serve", "--port", "0", "--model"]);
+    command.arg(data("../models/demo"));
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut served = Served::spawn(command.stderr(Stdio::from(writer)));
+    // A pipe holds 64 KiB; each of these lines is longer than 2 KB.
+    let agent = "a".repeat(2000);
+    let mut connection = Connection::open(served.address);
+    for _ in 0..100 {
+        assert_eq!(connection.send("GET", "/info", &[("user-agent", &agent)], b"").status, 200);
+    }
+    served.terminate();
+    assert_eq!(served.exit_status(), Some(0));
+    drop(reader);
+}
+
+#[test]
 fn keys_come_from_a_file_too_and_are_read_again_at_sighup() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("keys");

@@ -119,6 +119,7 @@ fn flags_that_do_not_fit_together_end_the_program_and_say_what_would() {
             "which model is it for? --adapter NAME=x",
         ),
         (&["--model", beit, "--adapter", "b=x"], 1, "there is no model b"),
+        (&["--model", beit, "--adapter", "x", "--adapter", "y"], 1, "two adapters for one model, x and y"),
         (&["--max-batch-size", "0"], 2, "a whole number from 1, or auto"),
         (&["--cpu-workers", "0"], 2, "--cpu-workers"),
     ] {

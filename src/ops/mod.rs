@@ -8,6 +8,7 @@
 //! fixed pieces, and reductions add fixed partial sums in a fixed order. (The matrix product is `gemm`'s own, which is
 //! deterministic on one kind of machine.)
 
+mod allocator;
 mod attention;
 mod composed_attention;
 mod cross_entropy;
@@ -32,6 +33,7 @@ mod signatures;
 mod tensor_slice;
 mod unit_heads;
 
+pub use allocator::keep_freed_memory;
 pub use attention::{Attention, attention};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;

@@ -22,6 +22,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    featherlight::ops::keep_freed_memory();
     let arguments = cli::Cli::parse();
     let mut progress = Progress::default();
     start_logs(&progress);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The models to serve, in the order of the flags: the first is the default.
+#[derive(Clone)]
 pub struct Catalog {
     models: Vec<(String, Arc<FolderSource>)>,
     repository: Option<PathBuf>,
@@ -85,6 +86,13 @@ impl Catalog {
         new.map(|(name, folder)| (name.clone(), Arc::new(self.source(name, Some(folder))))).collect()
     }
 
+    #[cfg(test)]
+    pub fn of_nothing() -> Self {
+        let memory = Arc::new(featherlight::image::MemoryBudget::new(0));
+        let limits = DecodeLimits { max_pixels: 0, memory };
+        Self { models: Vec::new(), repository: None, limits, devices: Vec::new() }
+    }
+
     /// Takes a newcomer in.
     pub fn admit(&mut self, name: String, source: Arc<FolderSource>) {
         self.models.push((name, source));
@@ -122,6 +130,12 @@ impl Catalog {
             }
             .into());
         };
+        if let Some(first) = &source.adapter {
+            let first = first.display();
+            return Err(
+                format!("two adapters for one model, {first} and {shown}: a model has one at most").into()
+            );
+        }
         *source = Arc::new(FolderSource { adapter: Some(folder.clone()), ..source.as_ref().clone() });
         Ok(())
     }

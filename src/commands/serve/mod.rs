@@ -12,7 +12,7 @@ use featherlight::engine::{DeviceChoice, Engine, EngineMetrics, EngineSettings, 
 use featherlight::http::{self, Listeners, ServeSettings, Service, UrlInput};
 use featherlight::image::{DecodeLimits, MemoryBudget};
 use featherlight::ops::device::DeviceInfo;
-use featherlight::telemetry::{LogFormat, Telemetry, start_logs};
+use featherlight::telemetry::{LogFormat, LostLines, Telemetry, start_logs};
 use std::error::Error;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,19 +21,28 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use watch::Watcher;
+
+/// Between two looks at how many log lines were lost.
+const LOST_LINES_PAUSE: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT, or until the model cannot be loaded or a device fails.
 ///
 /// # Errors
-/// If the folder, the address or the device cannot be used.
+/// If the folder, the address or the device cannot be used, or a second signal cut the end short.
 pub fn run(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     // Dropped at the very end: what it still has to send, it sends then.
-    let _logs = start_logs(match arguments.log_format {
+    let logs = start_logs(match arguments.log_format {
         cli::Log::Text => LogFormat::Text,
         cli::Log::Json => LogFormat::Json,
     })?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(arguments))
+    let lost_lines = logs.lost_lines();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(arguments, lost_lines));
+    // A model that is being read from a file system that hangs must not keep the process from its end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// What the flags mean; a flag that was not given keeps its default.
@@ -109,7 +118,7 @@ fn callable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
+async fn serve(arguments: cli::Serve, lost_lines: LostLines) -> Result<(), Box<dyn Error>> {
     let keys = KeySources::of(&arguments);
     let settings = settings(&arguments, keys.read()?);
     let choices = devices(&arguments)?;
@@ -128,7 +137,8 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     let curl = curl(callable(local), !settings.api_keys.is_empty());
     let service = Service::new(engine, settings, telemetry)?;
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut ends = Ends::new()?;
+    tokio::spawn(tell_lost_lines(lost_lines));
     tokio::spawn(load(service.clone(), catalog, arguments.watch, move |names| {
         // A closed standard output is no reason to stop serving (`println!` would panic).
         let _ = writeln!(std::io::stdout(), "Serving {} on http://{local}\nTry: {curl}", names.join(", "));
@@ -139,16 +149,54 @@ async fn serve(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
     if keys.have_files() {
         tokio::spawn(reread(keys, service.clone(), signal(SignalKind::hangup())?));
     }
-    let asked = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    let (ask, asked) = oneshot::channel::<()>();
+    let insisted = async move {
+        ends.next().await;
+        let _ = ask.send(());
+        ends.next().await;
     };
-    http::serve(listeners, service, asked).await;
+    tokio::select! {
+        () = http::serve(listeners, service, async { drop(asked.await) }) => {}
+        () = insisted => return Err("ended by a second signal; what was under way is lost".into()),
+    }
     match &*status.borrow() {
         EngineStatus::Failed(reason) => Err(reason.to_string().into()),
         _ => Ok(()),
+    }
+}
+
+/// The signals that end the service.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Says now and then how many log lines nobody took in time.
+async fn tell_lost_lines(lost: LostLines) {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(LOST_LINES_PAUSE).await;
+        let count = lost.count();
+        if count > told {
+            tracing::warn!(
+                lines = count - told,
+                "log lines were lost: standard error was not read fast enough"
+            );
+            told = count;
+        }
     }
 }
 
@@ -172,7 +220,9 @@ async fn listen(settings: &ServeSettings) -> Result<Listeners, String> {
 /// Reads the key files again at each SIGHUP; what cannot be used leaves the keys as they are.
 async fn reread(keys: KeySources, service: Service, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
-        match keys.read() {
+        let sources = keys.clone();
+        let read = tokio::task::spawn_blocking(move || sources.read()).await;
+        match read.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(Keys { api, admin }) => {
                 service.replace_keys(&api, &admin);
                 tracing::info!(api = api.len(), admin = admin.len(), "the keys were read again");
@@ -203,16 +253,20 @@ fn devices(arguments: &cli::Serve) -> Result<Vec<DeviceChoice>, Box<dyn Error>> 
 /// there is nothing to serve: the engine then ends with the reason.
 async fn load(service: Service, catalog: Catalog, watch: bool, ready: impl FnOnce(&[&str])) {
     // Before they are read, so that a change meanwhile is seen.
-    let watcher = watch.then(|| Watcher::new(&catalog));
+    let watcher = if watch { Some(Watcher::new(catalog.clone()).await) } else { None };
     for (name, source) in catalog.models() {
         if let Err(reason) = service.load(name, source.clone()).await {
-            return service.engine().give_up(&reason);
+            // An end that was asked for meanwhile is no failure of the model's.
+            if *service.engine().status().borrow() == EngineStatus::Ready {
+                service.engine().give_up(&reason);
+            }
+            return;
         }
     }
     service.open();
     ready(&catalog.models().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
     if let Some(watcher) = watcher {
-        watcher.run(service, catalog).await;
+        watcher.run(service).await;
     }
 }
 

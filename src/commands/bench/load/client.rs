@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// Longest time to get a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept.
+const IDLE: Duration = Duration::from_secs(5);
 /// No answer is read beyond this.
 const LONGEST_ANSWER: usize = 64 << 20;
 const X_REQUEST_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
@@ -120,7 +123,13 @@ fn connections() -> Connections<HttpsConnector<HttpConnector>, Full<Bytes>> {
         .https_or_http()
         .enable_http1()
         .wrap_connector(connector);
-    Connections::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector)
+    Connections::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        // Sooner than a service ends an idle connection: a request must not meet that end.
+        .pool_idle_timeout(IDLE)
+        // A request that a closed connection lost is a figure, not something to try again in silence.
+        .retry_canceled_requests(false)
+        .build(connector)
 }
 
 /// An error with what caused it, which hyper's own words leave out.

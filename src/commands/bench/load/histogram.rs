@@ -30,9 +30,11 @@ impl Histogram {
             let found = before.buckets.iter().find(|(known, _)| *known == bound);
             found.map_or(0.0, |(_, count)| *count)
         };
-        let buckets = self.buckets.iter().map(|(bound, count)| (*bound, count - earlier(*bound))).collect();
+        let buckets: Vec<_> =
+            self.buckets.iter().map(|(bound, count)| (*bound, count - earlier(*bound))).collect();
         let count = self.count - before.count;
-        (count >= 0.0).then_some(Self { buckets, sum: self.sum - before.sum, count })
+        let grown = count >= 0.0 && buckets.iter().all(|(_, count)| *count >= 0.0);
+        grown.then_some(Self { buckets, sum: self.sum - before.sum, count })
     }
 
     /// How many values.

@@ -21,6 +21,7 @@ const INFERENCE: &str = "featherlight_inference_duration_seconds";
 const BATCH: &str = "featherlight_batch_size";
 const WAITING: &str = "featherlight_queue_size";
 const MEMORY: &str = "process_resident_memory_bytes";
+const STARTED: &str = "process_start_time_seconds";
 
 /// Where the metrics are read.
 #[derive(Clone)]
@@ -124,7 +125,11 @@ impl Peaks {
 }
 
 impl ServerSide {
+    /// `None` where the two looks are of two processes.
     fn between(before: &Metrics, after: &Metrics, peaks: Peaks) -> Option<Self> {
+        if before.value(STARTED) != after.value(STARTED) {
+            return None;
+        }
         let grown = |name| {
             let earlier = before.histogram(name).unwrap_or_default();
             after.histogram(name).unwrap_or_default().since(&earlier)
@@ -169,12 +174,16 @@ mod tests {
     use super::*;
 
     fn page(photos: f64, memory: f64, waiting: f64) -> Metrics {
+        Metrics::parse(&text(photos, memory, waiting))
+    }
+
+    fn text(photos: f64, memory: f64, waiting: f64) -> String {
         let mut page = format!("{MEMORY} {memory}\n{WAITING} {waiting}\n");
         for name in [QUEUE, DECODE, INFERENCE, BATCH] {
             page += &format!("{name}_bucket{{le=\"10\"}} {photos}\n{name}_bucket{{le=\"+Inf\"}} {photos}\n");
             page += &format!("{name}_sum {}\n{name}_count {photos}\n", 2.0 * photos);
         }
-        Metrics::parse(&page)
+        page
     }
 
     #[test]
@@ -190,5 +199,13 @@ mod tests {
         assert_eq!(side["max_queue_size"], 33);
         assert_eq!(side["memory_bytes"], json!({"start": 100, "end": 150, "max": 900}));
         assert_eq!(ServerSide::between(&after, &before, peaks), None, "a new process");
+        let started =
+            |at: u32, photos| Metrics::parse(&format!("{STARTED} {at}\n{}", text(photos, 1.0, 0.0)));
+        assert!(ServerSide::between(&started(7, 10.0), &started(7, 110.0), peaks).is_some());
+        assert_eq!(
+            ServerSide::between(&started(7, 10.0), &started(8, 110.0), peaks),
+            None,
+            "a new one that did more"
+        );
     }
 }
