@@ -34,7 +34,10 @@ impl LoadedModel {
     /// If weights, processor or adapter cannot be read or do not fit.
     pub fn load(folder: &ModelFolder, placement: &Placement) -> std::result::Result<Self, ModelError> {
         let processor = folder.processor()?;
-        Ok(Self::new(folder.load_merged(placement)?, &processor))
+        let classifier = folder.load_merged(placement)?;
+        // The files' bytes are as large as the weights, and are not wanted again.
+        ops::release_freed_memory();
+        Ok(Self::new(classifier, &processor))
     }
 
     /// A classifier that is there already, fed with what `processor` makes of photos.

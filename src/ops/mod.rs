@@ -33,7 +33,7 @@ mod signatures;
 mod tensor_slice;
 mod unit_heads;
 
-pub use allocator::keep_freed_memory;
+pub use allocator::{keep_freed_memory, release_freed_memory};
 pub use attention::{Attention, attention};
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;

@@ -12,7 +12,9 @@ use featherlight::engine::{DeviceChoice, Engine, EngineMetrics, EngineSettings, 
 use featherlight::http::{self, Listeners, ServeSettings, Service, UrlInput};
 use featherlight::image::{DecodeLimits, MemoryBudget};
 use featherlight::ops::device::DeviceInfo;
+use featherlight::ops::release_freed_memory;
 use featherlight::telemetry::{LogFormat, LostLines, Telemetry, start_logs};
+use prometheus::IntCounter;
 use std::error::Error;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +28,9 @@ use watch::Watcher;
 
 /// Between two looks at how many log lines were lost.
 const LOST_LINES_PAUSE: Duration = Duration::from_secs(10);
+
+/// A service without photos for so long may give its memory back.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT, or until the model cannot be loaded or a device fails.
 ///
@@ -132,6 +137,7 @@ async fn serve(arguments: cli::Serve, lost_lines: LostLines) -> Result<(), Box<d
 
     let telemetry = Telemetry::new()?;
     let metrics = EngineMetrics::register(&telemetry.registry)?;
+    let photos = metrics.predictions.clone();
     let engine = Engine::start(settings.engine.clone(), device_names(&choices), metrics)?;
     let status = engine.status();
     let curl = curl(callable(local), !settings.api_keys.is_empty());
@@ -139,6 +145,7 @@ async fn serve(arguments: cli::Serve, lost_lines: LostLines) -> Result<(), Box<d
 
     let mut ends = Ends::new()?;
     tokio::spawn(tell_lost_lines(lost_lines));
+    tokio::spawn(release_memory_when_idle(photos));
     tokio::spawn(load(service.clone(), catalog, arguments.watch, move |names| {
         // A closed standard output is no reason to stop serving (`println!` would panic).
         let _ = writeln!(std::io::stdout(), "Serving {} on http://{local}\nTry: {curl}", names.join(", "));
@@ -215,6 +222,21 @@ async fn listen(settings: &ServeSettings) -> Result<Listeners, String> {
         None => None,
     };
     Ok(Listeners { public, admin })
+}
+
+/// Gives memory back once no photo has been answered for [`IDLE`]; what a burst took is not kept for ever.
+async fn release_memory_when_idle(photos: IntCounter) {
+    let (mut seen, mut released) = (0, 0);
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let answered = photos.get();
+        if answered == seen && answered != released {
+            // A panic in there is in the log already.
+            let _ = tokio::task::spawn_blocking(release_freed_memory).await;
+            released = answered;
+        }
+        seen = answered;
+    }
 }
 
 /// Reads the key files again at each SIGHUP; what cannot be used leaves the keys as they are.
