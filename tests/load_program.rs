@@ -12,7 +12,7 @@ use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use program::{Served, data};
+use program::{Served, data, featherlight};
 use serde_json::Value;
 use service::load::Load;
 use service::photos::{self, FORM};
@@ -131,6 +131,7 @@ fn sigterm_under_load_loses_no_request_and_ends_with_0() {
                 });
             });
         }
+        let _over = load.ends_here();
         let until = |what: &str, condition: &dyn Fn() -> bool| {
             let patience = Instant::now() + Duration::from_secs(60);
             while !condition() {
@@ -150,10 +151,61 @@ fn sigterm_under_load_loses_no_request_and_ends_with_0() {
         assert_eq!(served.exit_status(), Some(0));
         // Beside the grace: the last answers' own few seconds.
         assert!(signal.elapsed() < delay + grace + Duration::from_secs(6), "{:?}", signal.elapsed());
-        load.end();
     });
     assert!(load.refused.load(Ordering::Relaxed) > 0, "the end came under load");
     assert!(Connection::try_open(address).is_err(), "the port is closed");
+}
+
+#[test]
+#[ignore = "slow"]
+fn reloads_under_load_of_good_and_broken_folders_fail_no_request() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model_at = |file: &str| folder.path().join(file);
+    for file in ["config.json", "preprocessor_config.json", "model.safetensors"] {
+        std::fs::copy(model().join(file), model_at(file)).expect("copied");
+    }
+    let named = format!("digits={}", folder.path().display());
+    let mut served = Served::spawn(
+        featherlight(&["serve", "--port", "0", "--admin-key", "secret"]).args(["--model", &named]),
+    );
+    let address = served.address;
+    let photos = real_photos(16);
+    let right: Vec<Value> = photos
+        .iter()
+        .map(|photo| Connection::open(address).send("POST", "/classify", &[], photo).json())
+        .collect();
+    let load = Load::default();
+    let reload =
+        || Connection::open(address).send("POST", "/models/digits/reload", &[("x-api-key", "secret")], b"");
+    std::thread::scope(|scope| {
+        for (photo, right) in photos.iter().zip(&right) {
+            let load = &load;
+            scope.spawn(move || {
+                load.post(address, photo, |answer| {
+                    let (found, want) = (&answer.json()["predictions"][0], &right["predictions"][0]);
+                    assert_eq!(found["label"], want["label"]);
+                });
+            });
+        }
+        let _over = load.ends_here();
+        for round in 0..20 {
+            let so_far = load.served.load(Ordering::Relaxed);
+            let answer = reload();
+            assert_eq!((answer.status, &answer.json()["version"]), (200, &(round + 2).into()));
+            std::fs::rename(model_at("model.safetensors"), model_at("away")).expect("moved");
+            let answer = reload();
+            assert_eq!((answer.status, &answer.json()["error"]["code"]), (409, &"reload_failed".into()));
+            std::fs::rename(model_at("away"), model_at("model.safetensors")).expect("moved");
+            let patience = Instant::now() + Duration::from_secs(60);
+            while load.served.load(Ordering::Relaxed) < so_far + 32 {
+                assert!(Instant::now() < patience, "photos are answered no more");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+    assert_eq!(load.refused.load(Ordering::Relaxed), 0);
+    served.terminate();
+    assert_eq!(served.exit_status(), Some(0));
 }
 
 #[test]

@@ -23,7 +23,7 @@ impl Load {
     pub fn post(&self, address: SocketAddr, photo: &[u8], right: impl Fn(&Answer)) {
         while !self.over.load(Ordering::Relaxed) {
             let Ok(mut connection) = Connection::try_open(address) else { return };
-            loop {
+            while !self.over.load(Ordering::Relaxed) {
                 let answer = match connection.try_send("POST", "/classify", &[], photo) {
                     Ok(answer) => answer,
                     Err(error) => {
@@ -49,5 +49,19 @@ impl Load {
     /// Lets the clients go.
     pub fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets the clients go when dropped: a test that fails must not wait for them for ever.
+    pub fn ends_here(&self) -> EndsHere<'_> {
+        EndsHere(self)
+    }
+}
+
+/// See [`Load::ends_here`].
+pub struct EndsHere<'a>(&'a Load);
+
+impl Drop for EndsHere<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
