@@ -8,10 +8,14 @@
 Each turn measures the bare model, the same photos through decode pool and engine without HTTP, and the service under 1 and 32 clients, one
 after the other, so that a machine that changes its speed changes it for all of them; every figure is the median of the turns. Prints a
 ratio beside each rate. Needs Python 3.9 and nothing else; the photos should be of the size that matters to you.
+
+Who sends three times what a machine can do needs a good part of a small machine's cores for that. `--client-core` keeps one core for the
+client and leaves the others to the service and to everything that the service is compared with, as if the client were elsewhere. (Linux)
 """
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -36,6 +40,7 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=10, help="each measurement's length (10)")
     parser.add_argument("--overload-seconds", type=int, default=0, help="then three times the capacity for so long (0: not)")
     parser.add_argument("--timeout-ms", type=int, default=1000, help="the deadline of requests in the overload (1000)")
+    parser.add_argument("--client-core", action="store_true", help="the last core is the client's, the others are the service's")
     parser.add_argument("--serve-flag", action="append", default=[], help="one more flag for `serve`, as --serve-flag=--name=value")
     return parser.parse_args()
 
@@ -48,33 +53,43 @@ class Bench:
         self.model = ["--model", settings.model] if settings.model else []
         self.batch_size, self.seconds = str(settings.batch_size), str(settings.seconds)
         self.flags = settings.serve_flag
+        self.cores = self.client_cores = None
+        if settings.client_core:
+            cores = sorted(os.sched_getaffinity(0))
+            self.cores, self.client_cores = set(cores[:-1]), {cores[-1]}
 
-    def run(self, *flags):
+    def run(self, *flags, cores=None):
         command = [self.program, "bench", "--json", "--decode", self.photos, *flags]
-        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=on(cores))
         if ended.returncode != 0:
             sys.exit(f"{' '.join(command)} ended with {ended.returncode}")
         return json.loads(ended.stdout)
 
     def bare(self):
         model = self.model or ["--model", str(ROOT / "models/demo")]
-        report = self.run(*model, "--batch-size", f"1,{self.batch_size}", "--seconds", self.seconds)
+        report = self.run(*model, "--batch-size", f"1,{self.batch_size}", "--seconds", self.seconds, cores=self.cores)
         return report["forward"], report["pipeline"]
 
     def load(self, address, *flags, seconds=None):
-        return self.run("--server", address, "--seconds", seconds or self.seconds, *flags)["rows"]
+        return self.run("--server", address, "--seconds", seconds or self.seconds, *flags, cores=self.client_cores)["rows"]
 
     def serve(self):
-        return Service([self.program, "serve", *self.model, "--port", "0", "--max-batch-size", self.batch_size, *self.flags])
+        flags = ["--port", "0", "--max-batch-size", self.batch_size, *self.flags]
+        return Service([self.program, "serve", *self.model, *flags], self.cores)
+
+
+def on(cores):
+    """What keeps a process to be started on these cores."""
+    return None if cores is None else lambda: os.sched_setaffinity(0, cores)
 
 
 class Service:
     """`featherlight serve` on a free port."""
 
-    def __init__(self, command):
+    def __init__(self, command, cores):
         # The access log is written, as in production, and read by nobody unless it is the reason of a failure.
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, preexec_fn=on(cores))
         self.address = None
         while self.address is None:
             line = self.process.stdout.readline()
