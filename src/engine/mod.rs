@@ -5,6 +5,7 @@
 //! [`Engine::load`] brings a [`Model`] to every device, while those that are there go on: its factories build a [`Runner`]
 //! each, on the device's own thread. Nothing here knows about HTTP, files or tensors.
 
+mod admission;
 mod batcher;
 mod call;
 mod clock;

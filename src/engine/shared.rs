@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -147,7 +148,12 @@ impl Shared {
 
     /// The answer where memory does not suffice, not even for half a batch.
     pub(super) fn out_of_memory(&self) -> EngineError {
-        EngineError::OutOfMemory { retry_after: self.pace.retry_after(self.slots.used()) }
+        EngineError::OutOfMemory { retry_after: self.retry_after() }
+    }
+
+    /// The time a client should stay away: photos queued × measured seconds a photo.
+    pub(super) fn retry_after(&self) -> Duration {
+        self.pace.retry_after(self.slots.used())
     }
 
     /// Hands a prepared photo to the devices' threads.

@@ -6,6 +6,7 @@
 mod devices;
 mod models;
 mod simulation;
+mod world;
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
