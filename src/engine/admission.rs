@@ -83,7 +83,13 @@ impl Shared {
         if left.is_zero() {
             return Err(EngineError::DeadlineExceeded);
         }
-        match self.pace.too_late(self.outstanding.count(), photos, left) {
+        let too_late = || self.pace.too_late(self.outstanding.count(), photos, left);
+        // Some of those ahead may have left.
+        let verdict = too_late().and_then(|_| {
+            self.sweep();
+            too_late()
+        });
+        match verdict {
             Some(wait) => {
                 Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() })
             }

@@ -297,6 +297,25 @@ async fn a_request_that_asks_for_what_is_not_there_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn clients_that_have_left_are_not_counted_among_the_photos_ahead() {
+    let rig = Rig::new(settings(1, 64)).await;
+    rig.engine.pretend_pace(Duration::from_secs(10));
+    let busy = rig.occupy().await;
+    let gone: Vec<_> = (0..8)
+        .map(|_| rig.try_send_until(2, Instant::now() + Duration::from_secs(600)).expect("time enough"))
+        .collect();
+    let soon = || Instant::now() + Duration::from_secs(60);
+    assert!(matches!(rig.engine.admissible(soon()), Err(EngineError::DeadlineUnmeetable { .. })));
+    drop(gone);
+    rig.engine.admissible(soon()).expect("one is ahead");
+    let next = rig.try_send_until(3, soon()).expect("one is ahead");
+    rig.open(2);
+    busy.wait().await.expect("scores");
+    next.wait().await.expect("scores");
+    assert_eq!(*rig.batches.lock().expect("unpoisoned"), [[0], [1], [3]]);
+}
+
+#[tokio::test]
 async fn a_deadline_that_the_photos_ahead_make_impossible_is_refused_at_once_and_an_idle_engine_tries() {
     let rig = Rig::new(settings(1, 64)).await;
     // A warm-up pass that took a minute.
