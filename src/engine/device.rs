@@ -178,20 +178,14 @@ impl<'a> Device<'a> {
             calls.push(call);
         }
         let (shared, index) = (self.shared, self.index);
-        let outcome = match self.models.iter_mut().find(|loaded| Some(loaded.id) == id) {
-            Some(loaded) => {
-                Worker { shared, index, runner: &mut *loaded.runner }.run(&photos, calls, Attempt::First)
-            }
+        let Some(loaded) = self.models.iter_mut().find(|loaded| Some(loaded.id) == id) else {
             // `rule` grants no other; an answer is owed all the same.
-            None => {
-                for call in calls {
-                    call.answer(Err(EngineError::Internal("the model is not on this device".to_owned())));
-                }
-                Ok(())
+            for call in calls {
+                call.answer(Err(EngineError::Internal("the model is not on this device".to_owned())));
             }
+            return Ok(());
         };
-        shared.pace.departed(photos.len(), shared.clock.now());
-        outcome
+        Worker { shared, index, runner: &mut *loaded.runner }.run(&photos, calls, Attempt::First)
     }
 }
 
@@ -207,9 +201,8 @@ impl Worker<'_> {
     fn run(&mut self, photos: &[Prepared], calls: Vec<Call>, attempt: Attempt) -> Result<(), Lost> {
         match measured(self.shared, self.runner, photos) {
             Ok(rows) => {
-                for (call, row) in calls.into_iter().zip(rows) {
-                    self.answer(call, row);
-                }
+                let scores = rows.into_iter().map(|row| self.scores(row));
+                self.answer(calls.into_iter().zip(scores));
                 Ok(())
             }
             Err(RunnerError::Device(reason)) => Err(lost(self.shared, calls, &reason)),
@@ -231,16 +224,13 @@ impl Worker<'_> {
                     ?memory,
                     "out of memory again: photos are refused"
                 );
-                for call in calls {
-                    call.answer(Err(self.shared.out_of_memory()));
-                }
+                self.answer(calls.into_iter().map(|call| (call, Err(self.shared.out_of_memory()))));
                 Ok(())
             }
             Err(RunnerError::Batch(reason) | RunnerError::Load(reason)) if photos.len() == 1 => {
                 tracing::error!(reason, "a photo failed in the model");
-                for call in calls {
-                    call.answer(Err(EngineError::Internal(reason.clone())));
-                }
+                let failed = || EngineError::Internal(reason.clone());
+                self.answer(calls.into_iter().map(|call| (call, Err(failed()))));
                 Ok(())
             }
             // Only the one at fault must go without scores.
@@ -273,12 +263,20 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn answer(&self, call: Call, row: Vec<f32>) {
+    fn scores(&self, row: Vec<f32>) -> Result<Scores, EngineError> {
         if row.iter().all(|score| score.is_finite()) {
             self.shared.metrics.predictions.inc();
-            call.answer(Ok(Scores(row)));
+            Ok(Scores(row))
         } else {
-            call.answer(Err(EngineError::NonFinite));
+            Err(EngineError::NonFinite)
+        }
+    }
+
+    /// The pace hears of it first: with the last answer the engine is idle, and whoever comes then begins another measure.
+    fn answer(&self, answers: impl ExactSizeIterator<Item = (Call, Result<Scores, EngineError>)>) {
+        self.shared.pace.departed(answers.len(), self.shared.clock.now());
+        for (call, answer) in answers {
+            call.answer(answer);
         }
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! What is checked are figures that depend on time alone: waits, batch sizes, drops, the pace and what follows from it.
 
+use std::future::Future;
+use std::task::{Context, Wake, Waker};
+
+use super::super::shared::Shared;
 use super::world::{Machine, World, milliseconds, shared};
 use super::*;
 
@@ -72,4 +76,31 @@ fn a_small_batch_is_held_back_for_company_as_long_as_it_is_told() {
     assert_eq!(seen.slowest(), milliseconds(60));
     world.run(milliseconds(10), Duration::from_secs(2), Duration::from_secs(30));
     assert!(world.sizes().iter().all(|size| *size == 4), "a full batch waits for nothing");
+}
+
+/// Asks for the pace in the moment of an answer.
+struct OnAnswer {
+    shared: Arc<Shared>,
+    pace: Mutex<Option<Duration>>,
+}
+
+impl Wake for OnAnswer {
+    fn wake(self: Arc<Self>) {
+        *self.pace.lock().expect("unpoisoned") = Some(self.shared.pace.wait(1));
+    }
+}
+
+#[test]
+fn a_batch_is_in_the_pace_before_it_is_answered() {
+    let shared = shared(settings(1, 64));
+    let mut world = World::new(&shared, Machine::new(10, 0));
+    shared.pace.warmed(Duration::from_secs(1), 1, 1);
+    let photo = vec![Input::Tensor(vec![5.0; 3])];
+    let ticket =
+        shared.admit(photo, &world.model, world.now() + Duration::from_secs(60)).expect("admitted").remove(0);
+    let answered = Arc::new(OnAnswer { shared: shared.clone(), pace: Mutex::default() });
+    let mut wait = std::pin::pin!(ticket.answer);
+    assert!(wait.as_mut().poll(&mut Context::from_waker(&Waker::from(answered.clone()))).is_pending());
+    assert!(world.device.step().expect("a sound device"));
+    assert_eq!(*answered.pace.lock().expect("unpoisoned"), Some(milliseconds(10)));
 }

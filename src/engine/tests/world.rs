@@ -60,7 +60,8 @@ impl Seen {
 /// A device with a model, and all that goes on around it.
 pub struct World<'a> {
     shared: &'a Arc<Shared>,
-    device: Device<'a>,
+    pub device: Device<'a>,
+    pub model: Model,
     around: Arc<Mutex<Around>>,
     /// Sizes of the batches after the warm-up.
     sizes: Arc<Mutex<Vec<usize>>>,
@@ -180,9 +181,10 @@ impl<'a> World<'a> {
         let runner = Timed { machine, around: around.clone(), sizes: sizes.clone() };
         let factory = RunnerFactory::new("cpu", machine.warmup, move || Ok(runner));
         let mut device = Device::new(shared, 0);
-        device.load(LoadOrder { model, factory, reply: oneshot::channel().0 }).expect("a sound device");
+        let order = LoadOrder { model: model.clone(), factory, reply: oneshot::channel().0 };
+        device.load(order).expect("a sound device");
         sizes.lock().expect("unpoisoned").clear();
-        Self { shared, device, around, sizes }
+        Self { shared, device, model, around, sizes }
     }
 
     pub fn now(&self) -> Instant {
