@@ -5,6 +5,7 @@
 
 mod devices;
 mod models;
+mod queues;
 mod simulation;
 mod world;
 
