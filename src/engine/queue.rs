@@ -217,7 +217,7 @@ impl<P> State<P> {
             let same = self.entries.iter().skip(index).filter(|entry| entry.call.model().id() == id);
             let waiting = same.take(rule.limit.max(1)).count();
             match rule.decide(waiting, Some(first.call.arrived()), self.mood, now) {
-                Decision::Take(count) => return Look::Batch(self.take_of(id, count, now)),
+                Decision::Take(count) => return Look::Batch(self.take_of(id, index, count, now)),
                 Decision::HoldUntil(due) => hold = Some(hold.map_or(due, |hold| hold.min(due))),
                 Decision::Sleep => {}
             }
@@ -225,16 +225,18 @@ impl<P> State<P> {
         hold.map_or(Look::Nothing, Look::HoldUntil)
     }
 
-    /// Removes the first `count` entries of a model; the others keep their order.
-    fn take_of(&mut self, model: u64, count: usize, now: Instant) -> Vec<Entry<P>> {
+    /// Removes the first `count` entries of a model from `index` on; the others keep their order.
+    ///
+    /// Costs nothing at the front, where they mostly are.
+    fn take_of(&mut self, model: u64, mut index: usize, count: usize, now: Instant) -> Vec<Entry<P>> {
         let mut batch = Vec::with_capacity(count);
-        let entries = std::mem::take(&mut self.entries);
-        for mut entry in entries {
-            if batch.len() < count && entry.call.model().id() == model {
+        while batch.len() < count {
+            let Some(entry) = self.entries.get(index) else { break };
+            if entry.call.model().id() != model {
+                index += 1;
+            } else if let Some(mut entry) = self.entries.remove(index) {
                 entry.call.taken(now);
                 batch.push(entry);
-            } else {
-                self.entries.push_back(entry);
             }
         }
         batch

@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
+use super::super::batcher::BatchRule;
 use super::super::call::{Call, Claim};
 use super::super::clock::Clock;
 use super::super::decode_pool::OneByOne;
-use super::super::queue::{Entry, Queue};
+use super::super::queue::{Entry, Queue, Taker};
 use super::super::slots::{Outstanding, Slots};
 use super::*;
 
@@ -84,4 +85,37 @@ fn photos_that_nobody_waits_for_are_freed_outside_of_the_lock() {
     assert_eq!(freed(), 4, "by a thread that waits for work");
     drop(taken);
     assert_eq!((maker.slots.used(), maker.metrics.dropped_disconnected.get()), (0, 4));
+}
+
+/// Takes three photos of one model.
+struct Three(Model);
+
+impl Taker for Three {
+    fn rule(&self, model: &Model) -> Option<BatchRule> {
+        (model.id() == self.0.id()).then_some(BatchRule { limit: 3, max_delay: Duration::ZERO })
+    }
+}
+
+#[test]
+fn entries_of_a_model_leave_in_order_from_between_those_of_another() {
+    let (maker, one, two) = (Maker::new(), model(), model());
+    let queue = maker.queue();
+    let answers: Vec<_> = (0..12_u8)
+        .map(|number| {
+            let (entry, answer) = maker.entry(number, if number % 3 == 0 { &one } else { &two });
+            assert!(queue.push(entry).is_ok());
+            answer
+        })
+        .collect();
+    let take = |model: &Model| -> Vec<u8> {
+        let entries = queue.try_take(&Three(model.clone())).unwrap_or_default();
+        entries.into_iter().map(|entry| entry.payload).collect()
+    };
+    assert_eq!(take(&two), [1, 2, 4]);
+    assert_eq!(take(&one), [0, 3, 6]);
+    assert_eq!(take(&two), [5, 7, 8]);
+    assert_eq!(take(&one), [9]);
+    assert_eq!(take(&two), [10, 11]);
+    assert_eq!((take(&one).len(), take(&two).len()), (0, 0));
+    drop(answers);
 }
