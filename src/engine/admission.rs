@@ -58,23 +58,23 @@ impl Shared {
         if self.outstanding.count() == 0 {
             self.pace.begun(now);
         }
-        let tickets = inputs.into_iter().zip(slots).map(|(input, slot)| {
+        let (mut tickets, mut encoded, mut ready) = (Vec::with_capacity(slots.len()), Vec::new(), Vec::new());
+        for (input, slot) in inputs.into_iter().zip(slots) {
             let (reply, answer) = oneshot::channel();
             let claim =
                 Claim { model: model.clone(), deadline, slot, reply, unanswered: self.outstanding.enter() };
             let call = Call::new(claim, now);
             match input {
-                Input::Photo(payload) => {
-                    if let Err(refused) = self.encoded.push(Entry { payload, call }) {
-                        refused.call.answer(Err(self.closed_error()));
-                    }
-                }
-                Input::Pixels(pixels) => self.push_ready(Entry { payload: Prepared::Pixels(pixels), call }),
-                Input::Tensor(values) => self.push_ready(Entry { payload: Prepared::Tensor(values), call }),
+                Input::Photo(payload) => encoded.push(Entry { payload, call }),
+                Input::Pixels(pixels) => ready.push(Entry { payload: Prepared::Pixels(pixels), call }),
+                Input::Tensor(values) => ready.push(Entry { payload: Prepared::Tensor(values), call }),
             }
-            Ticket { answer, deadline, status: self.status.subscribe() }
-        });
-        Ok(tickets.collect())
+            tickets.push(Ticket { answer, deadline, status: self.status.subscribe() });
+        }
+        // Together: an idle device would run a pass for the first of them alone.
+        self.push_encoded(encoded);
+        self.push_ready(ready);
+        Ok(tickets)
     }
 
     /// Whether `photos` more can be answered until `deadline`, by the pace so far.

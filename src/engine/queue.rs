@@ -73,16 +73,21 @@ impl<P> Queue<P> {
         Self { state: Mutex::new(state), changed: Condvar::new(), metrics, clock }
     }
 
-    /// Appends an entry; a closed queue hands it back.
-    pub(super) fn push(&self, mut entry: Entry<P>) -> Result<(), Entry<P>> {
+    /// Appends entries, all at once for whoever looks; a closed queue hands them back.
+    pub(super) fn push(&self, mut entries: Vec<Entry<P>>) -> Result<(), Vec<Entry<P>>> {
         let mut state = self.lock();
         if !state.open {
-            return Err(entry);
+            return Err(entries);
         }
-        entry.call.arrive(self.clock.now());
-        state.entries.push_back(entry);
+        let (now, count) = (self.clock.now(), entries.len());
+        entries.iter_mut().for_each(|entry| entry.call.arrive(now));
+        state.entries.extend(entries);
         drop(state);
-        self.changed.notify_one();
+        match count {
+            0 => {}
+            1 => self.changed.notify_one(),
+            _ => self.changed.notify_all(),
+        }
         Ok(())
     }
 

@@ -156,10 +156,20 @@ impl Shared {
         self.pace.retry_after(self.slots.used())
     }
 
-    /// Hands a prepared photo to the devices' threads.
-    pub(super) fn push_ready(&self, entry: Entry<Prepared>) {
-        if let Err(refused) = self.ready.push(entry) {
-            refused.call.answer(Err(self.closed_error()));
+    /// Hands photos to the decode pool.
+    pub(super) fn push_encoded(&self, entries: Vec<Entry<Bytes>>) {
+        self.refuse(self.encoded.push(entries));
+    }
+
+    /// Hands prepared photos to the devices' threads.
+    pub(super) fn push_ready(&self, entries: Vec<Entry<Prepared>>) {
+        self.refuse(self.ready.push(entries));
+    }
+
+    /// Answers what met a closed queue.
+    fn refuse<P>(&self, pushed: Result<(), Vec<Entry<P>>>) {
+        for entry in pushed.err().into_iter().flatten() {
+            entry.call.answer(Err(self.closed_error()));
         }
     }
 }

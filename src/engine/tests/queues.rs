@@ -69,7 +69,7 @@ fn photos_that_nobody_waits_for_are_freed_outside_of_the_lock() {
     let push = || {
         let probe = Probe { queue: queue.clone(), freed_outside: freed_outside.clone() };
         let (entry, answer) = maker.entry(probe, &model);
-        assert!(queue.push(entry).is_ok());
+        assert!(queue.push(vec![entry]).is_ok());
         answer
     };
     let freed = || freed_outside.load(Ordering::SeqCst);
@@ -103,7 +103,7 @@ fn entries_of_a_model_leave_in_order_from_between_those_of_another() {
     let answers: Vec<_> = (0..12_u8)
         .map(|number| {
             let (entry, answer) = maker.entry(number, if number % 3 == 0 { &one } else { &two });
-            assert!(queue.push(entry).is_ok());
+            assert!(queue.push(vec![entry]).is_ok());
             answer
         })
         .collect();
