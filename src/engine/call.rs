@@ -52,6 +52,11 @@ impl Call {
         self.arrived
     }
 
+    /// Past this instant the client no longer waits.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// It comes into a queue.
     pub(super) fn arrive(&mut self, now: Instant) {
         self.arrived = now;

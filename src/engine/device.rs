@@ -73,6 +73,8 @@ struct Loaded {
     wanted: Wanted,
     runner: Box<dyn Runner>,
     limit: usize,
+    /// How long its last pass took.
+    pass: Duration,
 }
 
 /// While a model is loaded, waiting photos get the device after so much of it; long against a small tensor, short against a
@@ -84,7 +86,8 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Taker for Device<'_> {
     fn rule(&self, model: &Model) -> Option<BatchRule> {
         let loaded = self.models.iter().find(|loaded| loaded.id == model.id())?;
-        Some(BatchRule { limit: loaded.limit, max_delay: self.shared.settings.max_queue_delay })
+        let max_delay = self.shared.settings.max_queue_delay;
+        Some(BatchRule { limit: loaded.limit, max_delay, pass: loaded.pass })
     }
 
     fn interrupted(&self) -> bool {
@@ -123,11 +126,11 @@ impl<'a> Device<'a> {
             return Err(Lost);
         }
         let outcome = match built {
-            Ok(Warm { runner, limit }) => {
+            Ok(Warm { runner, limit, pass }) => {
                 tracing::info!(model = model.name(), %device, limit, "the model is loaded and warm");
                 shared.saw_memory(index, runner.memory());
                 model.warmed(index, limit);
-                self.models.push(Loaded { id: model.id(), wanted: model.wanted(), runner, limit });
+                self.models.push(Loaded { id: model.id(), wanted: model.wanted(), runner, limit, pass });
                 Ok(())
             }
             Err(RunnerError::Device(reason)) => return Err(lost(shared, Vec::new(), &reason)),
@@ -185,7 +188,8 @@ impl<'a> Device<'a> {
             }
             return Ok(());
         };
-        Worker { shared, index, runner: &mut *loaded.runner }.run(&photos, calls, Attempt::First)
+        let Loaded { runner, pass, .. } = loaded;
+        Worker { shared, index, runner: &mut **runner, pass }.run(&photos, calls, Attempt::First)
     }
 }
 
@@ -194,12 +198,13 @@ struct Worker<'a> {
     shared: &'a Shared,
     index: usize,
     runner: &'a mut dyn Runner,
+    pass: &'a mut Duration,
 }
 
 impl Worker<'_> {
     /// Runs `photos`, in parts where they fail together, and answers their `calls`.
     fn run(&mut self, photos: &[Prepared], calls: Vec<Call>, attempt: Attempt) -> Result<(), Lost> {
-        match measured(self.shared, self.runner, photos) {
+        match self.measured(photos) {
             Ok(rows) => {
                 let scores = rows.into_iter().map(|row| self.scores(row));
                 self.answer(calls.into_iter().zip(scores));
@@ -263,6 +268,16 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// One pass with its meters.
+    fn measured(&mut self, photos: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError> {
+        let start = self.shared.clock.now();
+        let rows = infer(self.shared, self.runner, photos)?;
+        *self.pass = self.shared.clock.now().saturating_duration_since(start);
+        self.shared.metrics.inference_duration.observe(self.pass.as_secs_f64());
+        self.shared.metrics.batch_size.observe(photos.len() as f64);
+        Ok(rows)
+    }
+
     fn scores(&self, row: Vec<f32>) -> Result<Scores, EngineError> {
         if row.iter().all(|score| score.is_finite()) {
             self.shared.metrics.predictions.inc();
@@ -288,20 +303,6 @@ fn lost(shared: &Shared, calls: Vec<Call>, reason: &str) -> Lost {
         call.answer(Err(EngineError::DeviceUnavailable { reason: reason.into() }));
     }
     Lost
-}
-
-/// One pass with its meters.
-fn measured(
-    shared: &Shared,
-    runner: &mut dyn Runner,
-    photos: &[Prepared],
-) -> Result<Vec<Vec<f32>>, RunnerError> {
-    let start = shared.clock.now();
-    let rows = infer(shared, runner, photos)?;
-    let time = shared.clock.now().saturating_duration_since(start);
-    shared.metrics.inference_duration.observe(time.as_secs_f64());
-    shared.metrics.batch_size.observe(photos.len() as f64);
-    Ok(rows)
 }
 
 /// One pass; a panic and a wrong number of rows are errors of the batch.

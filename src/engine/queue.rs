@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::EngineMetrics;
-use super::batcher::{BatchRule, Decision, Mood};
+use super::batcher::{BatchRule, Decision, Mood, Waiting};
 use super::call::Call;
 use super::clock::Clock;
 use super::model::Model;
@@ -220,11 +220,18 @@ impl<P> State<P> {
             seen.push(id);
             let Some(rule) = taker.rule(first.call.model()) else { continue };
             let same = self.entries.iter().skip(index).filter(|entry| entry.call.model().id() == id);
-            let waiting = same.take(rule.limit.max(1)).count();
-            match rule.decide(waiting, Some(first.call.arrived()), self.mood, now) {
+            let (oldest, deadline) = (first.call.arrived(), first.call.deadline());
+            let waiting = same.take(rule.limit.max(1)).fold(
+                Waiting { count: 0, oldest, deadline },
+                |waiting, entry| Waiting {
+                    count: waiting.count + 1,
+                    deadline: waiting.deadline.min(entry.call.deadline()),
+                    ..waiting
+                },
+            );
+            match rule.decide(waiting, self.mood, now) {
                 Decision::Take(count) => return Look::Batch(self.take_of(id, index, count, now)),
                 Decision::HoldUntil(due) => hold = Some(hold.map_or(due, |hold| hold.min(due))),
-                Decision::Sleep => {}
             }
         }
         hold.map_or(Look::Nothing, Look::HoldUntil)

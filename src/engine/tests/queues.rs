@@ -92,7 +92,7 @@ struct Three(Model);
 
 impl Taker for Three {
     fn rule(&self, model: &Model) -> Option<BatchRule> {
-        (model.id() == self.0.id()).then_some(BatchRule { limit: 3, max_delay: Duration::ZERO })
+        (model.id() == self.0.id()).then_some(BatchRule { limit: 3, ..BatchRule::SINGLE })
     }
 }
 

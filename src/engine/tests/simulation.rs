@@ -78,6 +78,16 @@ fn a_small_batch_is_held_back_for_company_as_long_as_it_is_told() {
     assert!(world.sizes().iter().all(|size| *size == 4), "a full batch waits for nothing");
 }
 
+#[test]
+fn a_hold_back_that_outlasts_a_deadline_ends_in_time_for_a_pass() {
+    let mut patient = settings(4, 64);
+    patient.max_queue_delay = milliseconds(200);
+    let shared = shared(patient);
+    let mut world = World::new(&shared, Machine::new(10, 0));
+    let seen = world.run(milliseconds(400), Duration::from_secs(2), milliseconds(150));
+    assert_eq!((seen.late, seen.latencies), (0, vec![milliseconds(140); 5]));
+}
+
 /// Asks for the pace in the moment of an answer.
 struct OnAnswer {
     shared: Arc<Shared>,
