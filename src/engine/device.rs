@@ -43,7 +43,19 @@ pub(super) fn spawn(shared: Arc<Shared>, index: usize) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A thread that panics is a device lost: nobody else would take its photos.
+struct Watch<'a>(&'a Shared);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("a device's thread panicked");
+        }
+    }
+}
+
 fn work(shared: &Shared, index: usize) {
+    let _watch = Watch(shared);
     let mut device = Device::new(shared, index);
     loop {
         let outcome = match shared.ready.take(&device) {
