@@ -87,9 +87,9 @@ impl Engine {
         Ok(model)
     }
 
-    /// Ends the engine as if a device had failed: there is nothing that it could be used for.
+    /// Ends the engine as if a device had failed: there is nothing that it could be used for. A drain, begun or over, goes on.
     pub fn give_up(&self, reason: &str) {
-        self.shared.fail(reason);
+        self.shared.give_up(reason);
     }
 
     /// What is known of each device, in the order of the factories.
@@ -198,9 +198,9 @@ impl Engine {
         empty
     }
 
-    /// Lets the engine believe that a photo takes so long.
+    /// What stands behind the handle.
     #[cfg(test)]
-    pub(super) fn pretend_pace(&self, each: std::time::Duration) {
-        self.shared.pace.warmed(each, 1, 1);
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 }

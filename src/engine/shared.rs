@@ -129,21 +129,30 @@ impl Shared {
         }
     }
 
-    /// A device is lost, or there is no model to begin with, and the engine with it: not ready any more, and everyone who waits
-    /// hears so. What other devices would still answer is given up: a process with a lost device must end, and its successor
-    /// answers sooner.
+    /// A device is lost, and the engine with it: not ready any more, and everyone who waits hears so. What other devices would still
+    /// answer is given up: a process with a lost device must end, and its successor answers sooner. A drain that is over stays so.
     pub(super) fn fail(&self, reason: &str) {
+        self.fail_if(reason, |status| matches!(status, EngineStatus::Ready | EngineStatus::Draining));
+    }
+
+    /// There is no model to begin with: as if a device had failed. A drain that has begun is not disturbed: that loads fail then is no
+    /// news.
+    pub(super) fn give_up(&self, reason: &str) {
+        self.fail_if(reason, |status| *status == EngineStatus::Ready);
+    }
+
+    fn fail_if(&self, reason: &str, may: impl Fn(&EngineStatus) -> bool) {
         let failed = self.status.send_if_modified(|status| {
-            let first = !matches!(status, EngineStatus::Failed(_));
-            if first {
+            let may = may(status);
+            if may {
                 *status = EngineStatus::Failed(reason.into());
             }
-            first
+            may
         });
         if failed {
             tracing::error!(reason, "no more photos are accepted");
+            self.close();
         }
-        self.close();
     }
 
     /// The answer where memory does not suffice, not even for half a batch.

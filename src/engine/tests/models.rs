@@ -232,3 +232,25 @@ async fn a_device_whose_thread_panics_fails_the_engine() {
     let failed = status.wait_for(|status| matches!(status, EngineStatus::Failed(_))).await;
     assert_eq!(*failed.expect("the engine lives"), EngineStatus::Failed("a device's thread panicked".into()));
 }
+
+#[tokio::test]
+async fn an_engine_that_drains_or_is_drained_is_not_failed_by_what_comes_after() {
+    let (engine, adder) = (start(1), Adder::new(1));
+    let model = engine.load(adder.parts()).await.expect("a model");
+    adder.hold(true);
+    let busy = send(&engine, &model, 2);
+    let status = engine.status();
+    let drain = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.drain(Duration::from_secs(60)).await }
+    });
+    until(|| *status.borrow() == EngineStatus::Draining).await;
+    engine.give_up("no model to begin with");
+    assert_eq!(*status.borrow(), EngineStatus::Draining);
+    adder.hold(false);
+    assert_eq!(score(busy).await, 3.0);
+    assert!(drain.await.expect("no panic"));
+    engine.give_up("no model to begin with");
+    engine.shared().fail("the device fell off the bus");
+    assert_eq!(*status.borrow(), EngineStatus::Stopped);
+}
