@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::batcher::BatchRule;
 use super::call::Call;
 use super::model::{Model, Wanted};
+use super::pace::{Departure, Queued};
 use super::queue::{Entry, Taken, Taker};
 use super::runner::{Runner, RunnerError, RunnerFactory};
 use super::shared::Shared;
@@ -185,6 +186,7 @@ impl<'a> Device<'a> {
 
     /// Runs one batch, all of one model, and answers each entry.
     fn take(&mut self, entries: Vec<Entry<Prepared>>) -> Result<(), Lost> {
+        let (taken, mut behind) = (self.shared.clock.now(), self.shared.waiting());
         let id = entries.first().map(|entry| entry.call.model().id());
         let (mut photos, mut calls) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         for Entry { payload, mut call } in entries {
@@ -200,8 +202,14 @@ impl<'a> Device<'a> {
             }
             return Ok(());
         };
-        let Loaded { runner, pass, .. } = loaded;
-        Worker { shared, index, runner: &mut **runner, pass }.run(&photos, calls, Attempt::First)
+        let Loaded { runner, pass, limit, .. } = loaded;
+        // A full batch is as good as one with others behind.
+        behind.ready |= photos.len() >= *limit;
+        Worker { shared, index, runner: &mut **runner, pass, taken, behind }.run(
+            &photos,
+            calls,
+            Attempt::First,
+        )
     }
 }
 
@@ -211,6 +219,9 @@ struct Worker<'a> {
     index: usize,
     runner: &'a mut dyn Runner,
     pass: &'a mut Duration,
+    /// When the photos were taken, and who was left behind.
+    taken: Instant,
+    behind: Queued,
 }
 
 impl Worker<'_> {
@@ -301,7 +312,15 @@ impl Worker<'_> {
 
     /// The pace hears of it first: with the last answer the engine is idle, and whoever comes then begins another measure.
     fn answer(&self, answers: impl ExactSizeIterator<Item = (Call, Result<Scores, EngineError>)>) {
-        self.shared.pace.departed(answers.len(), self.shared.clock.now());
+        let (shared, photos) = (self.shared, answers.len());
+        shared.pace.departed(Departure {
+            photos,
+            taken: self.taken,
+            behind: self.behind,
+            now: shared.clock.now(),
+            waiting: shared.waiting(),
+            others: shared.outstanding.count().saturating_sub(photos),
+        });
         for (call, answer) in answers {
             call.answer(answer);
         }

@@ -153,6 +153,11 @@ impl<P> Queue<P> {
         self.end(gone, now);
     }
 
+    /// Whether nobody waits in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().entries.is_empty()
+    }
+
     /// From now on no batch is held back.
     pub(super) fn hurry(&self) {
         self.lock().mood = Mood::Hurried;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::device::LoadOrder;
-use super::pace::Pace;
+use super::pace::{Pace, Queued};
 use super::queue::{Entry, Queue};
 use super::slots::{Outstanding, Slots};
 use super::{EngineError, EngineMetrics, EngineSettings, EngineStatus, Prepared};
@@ -163,6 +163,11 @@ impl Shared {
     /// The time a client should stay away: photos queued × measured seconds a photo.
     pub(super) fn retry_after(&self) -> Duration {
         self.pace.retry_after(self.slots.used())
+    }
+
+    /// Who waits for a thread at this moment.
+    pub(super) fn waiting(&self) -> Queued {
+        Queued { encoded: !self.encoded.is_empty(), ready: !self.ready.is_empty() }
     }
 
     /// Hands photos to the decode pool.

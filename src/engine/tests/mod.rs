@@ -3,6 +3,7 @@
 //! The gate lets one batch through a permit, so that tests decide what happens while the device is busy; nothing here
 //! waits for a clock except where a deadline is the subject.
 
+mod bursts;
 mod devices;
 mod models;
 mod queues;
