@@ -189,6 +189,12 @@ impl<P> Queue<P> {
         }
     }
 
+    /// How many wait in it.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
     /// Whether a thread is inside.
     #[cfg(test)]
     pub(super) fn is_locked(&self) -> bool {
