@@ -156,15 +156,17 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    /// Lets photos have the device for one batch, if it was theirs long ago.
+    /// Lets photos have the device for as long as the load had it since they last did, or until none waits.
     fn breathe(&mut self) -> Result<(), Lost> {
-        let due = self.breath.is_some_and(|last| self.shared.clock.now().duration_since(last) >= PIECE);
-        if !due {
+        let (clock, Some(last)) = (&self.shared.clock, self.breath) else { return Ok(()) };
+        let start = clock.now();
+        let piece = start.saturating_duration_since(last);
+        if piece < PIECE {
             return Ok(());
         }
-        let outcome = self.step();
-        self.breath = Some(self.shared.clock.now());
-        outcome.map(drop)
+        while self.step()? && clock.now().saturating_duration_since(start) < piece {}
+        self.breath = Some(clock.now());
+        Ok(())
     }
 
     /// Runs what can be run at once; whether there was anything.

@@ -5,6 +5,9 @@
 use std::future::Future;
 use std::task::{Context, Wake, Waker};
 
+use tokio::sync::oneshot;
+
+use super::super::device::LoadOrder;
 use super::super::shared::Shared;
 use super::world::{Machine, World, milliseconds, shared};
 use super::*;
@@ -86,6 +89,39 @@ fn a_hold_back_that_outlasts_a_deadline_ends_in_time_for_a_pass() {
     let mut world = World::new(&shared, Machine::new(10, 0));
     let seen = world.run(milliseconds(400), Duration::from_secs(2), milliseconds(150));
     assert_eq!((seen.late, seen.latencies), (0, vec![milliseconds(140); 5]));
+}
+
+#[test]
+fn a_load_in_long_pieces_leaves_photos_of_another_model_half_of_the_time() {
+    struct Quick;
+    impl Runner for Quick {
+        fn run(&mut self, batch: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError> {
+            Ok(batch.iter().map(|_| vec![1.0]).collect())
+        }
+    }
+    let shared = shared(settings(1, 256));
+    let mut world = World::new(&shared, Machine::new(10, 0));
+    let photos = (0..50).map(|_| Input::Tensor(vec![5.0; 3])).collect();
+    let deadline = world.now() + Duration::from_secs(60);
+    let tickets = shared.admit(photos, &world.model, deadline).expect("admitted");
+    let clock = shared.clock.clone();
+    let factory = RunnerFactory::in_pieces("cpu", Warmup::OnePhoto, move |breathe| {
+        for piece in [200, 5, 100] {
+            clock.advance(milliseconds(piece));
+            breathe();
+        }
+        Ok(Quick)
+    });
+    let ModelParts { spec, prepare, .. } = parts(Vec::new());
+    let (reply, mut loaded) = oneshot::channel();
+    world
+        .device
+        .load(LoadOrder { model: Model::new(spec, prepare, 1), factory, reply })
+        .expect("a sound device");
+    assert!(loaded.try_recv().expect("an answer").is_ok());
+    // 20 in the first pause, none after 5 ms, and 11 for 105 ms.
+    assert_eq!(world.sizes(), [1; 31]);
+    drop(tickets);
 }
 
 /// Asks for the pace in the moment of an answer.
