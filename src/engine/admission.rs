@@ -2,11 +2,13 @@
 //!
 //! The one way in: `Engine` asks here for its callers, and so do the tests that run in virtual time.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::call::{Call, Claim};
+use super::lane::Lane;
 use super::queue::Entry;
 use super::shared::Shared;
 use super::{EngineError, EngineStatus, Input, Model, ModelSpec, Prepared, Ticket};
@@ -30,7 +32,7 @@ impl Shared {
         if self.slots.free() == 0 {
             return Err(self.overloaded());
         }
-        self.in_time(1, deadline)
+        self.in_time(None, 1, deadline)
     }
 
     /// See `Engine::admit`.
@@ -46,7 +48,7 @@ impl Shared {
             return Err(EngineError::TooManyPhotos { sent: inputs.len(), limit });
         }
         inputs.iter().try_for_each(|input| fits(input, model.spec()))?;
-        self.in_time(inputs.len(), deadline)?;
+        self.in_time(Some(model.lane()), inputs.len(), deadline)?;
         let slots = match self.slots.take(inputs.len()) {
             Some(slots) => slots,
             None => {
@@ -61,8 +63,13 @@ impl Shared {
         let (mut tickets, mut encoded, mut ready) = (Vec::with_capacity(slots.len()), Vec::new(), Vec::new());
         for (input, slot) in inputs.into_iter().zip(slots) {
             let (reply, answer) = oneshot::channel();
-            let claim =
-                Claim { model: model.clone(), deadline, slot, reply, unanswered: self.outstanding.enter() };
+            let claim = Claim {
+                model: model.clone(),
+                deadline,
+                slot,
+                reply,
+                unanswered: self.outstanding.enter(model.lane()),
+            };
             let call = Call::new(claim, now);
             match input {
                 Input::Photo(payload) => encoded.push(Entry { payload, call }),
@@ -78,12 +85,12 @@ impl Shared {
     }
 
     /// Whether `photos` more can be answered until `deadline`, by the pace so far.
-    fn in_time(&self, photos: usize, deadline: Instant) -> Result<(), EngineError> {
+    fn in_time(&self, lane: Option<&Arc<Lane>>, photos: usize, deadline: Instant) -> Result<(), EngineError> {
         let left = deadline.saturating_duration_since(self.clock.now());
         if left.is_zero() {
             return Err(EngineError::DeadlineExceeded);
         }
-        let too_late = || self.pace.too_late(self.outstanding.count(), photos, left);
+        let too_late = || self.pace.too_late(lane.map(Arc::as_ref), photos, left);
         // Some of those ahead may have left.
         let verdict = too_late().and_then(|_| {
             self.sweep();

@@ -59,6 +59,6 @@ pub(super) fn decode(shared: &Shared, entry: Entry<Bytes>) {
             EngineError::Internal("a decoder panicked".to_owned())
         }
     };
-    shared.pace.refused(shared.waiting(), end);
+    shared.pace.refused(call.model().lane(), shared.waiting(), end);
     call.answer(Err(failure));
 }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::batcher::BatchRule;
 use super::call::Call;
+use super::lane::Lane;
 use super::model::{Model, Wanted};
 use super::pace::{Departure, Queued};
 use super::queue::{Entry, Taken, Taker};
@@ -86,6 +87,7 @@ struct Loaded {
     wanted: Wanted,
     runner: Box<dyn Runner>,
     limit: usize,
+    lane: Arc<Lane>,
     /// How long its last pass took.
     pass: Duration,
 }
@@ -142,8 +144,10 @@ impl<'a> Device<'a> {
             Ok(Warm { runner, limit, pass }) => {
                 tracing::info!(model = model.name(), %device, limit, "the model is loaded and warm");
                 shared.saw_memory(index, runner.memory());
+                shared.pace.warmed(model.lane(), pass.time, pass.size, shared.device_count());
                 model.warmed(index, limit);
-                self.models.push(Loaded { id: model.id(), wanted: model.wanted(), runner, limit, pass });
+                let (id, wanted, lane) = (model.id(), model.wanted(), model.lane().clone());
+                self.models.push(Loaded { id, wanted, runner, limit, lane, pass: pass.time });
                 Ok(())
             }
             Err(RunnerError::Device(reason)) => return Err(lost(shared, Vec::new(), &reason)),
@@ -204,10 +208,10 @@ impl<'a> Device<'a> {
             }
             return Ok(());
         };
-        let Loaded { runner, pass, limit, .. } = loaded;
+        let Loaded { runner, pass, limit, lane, .. } = loaded;
         // A full batch is as good as one with others behind.
         behind.ready |= photos.len() >= *limit;
-        Worker { shared, index, runner: &mut **runner, pass, taken, behind }.run(
+        Worker { shared, index, runner: &mut **runner, lane, pass, taken, behind }.run(
             &photos,
             calls,
             Attempt::First,
@@ -220,6 +224,7 @@ struct Worker<'a> {
     shared: &'a Shared,
     index: usize,
     runner: &'a mut dyn Runner,
+    lane: &'a Arc<Lane>,
     pass: &'a mut Duration,
     /// When the photos were taken, and who was left behind.
     taken: Instant,
@@ -316,6 +321,7 @@ impl Worker<'_> {
     fn answer(&self, answers: impl ExactSizeIterator<Item = (Call, Result<Scores, EngineError>)>) {
         let (shared, photos) = (self.shared, answers.len());
         shared.pace.departed(Departure {
+            lane: self.lane,
             photos,
             taken: self.taken,
             behind: self.behind,

@@ -14,6 +14,7 @@ mod device;
 mod error;
 mod handle;
 mod knee;
+mod lane;
 mod metrics;
 mod model;
 mod model_runner;

@@ -16,8 +16,8 @@ pub(super) struct Warm {
     pub(super) runner: Box<dyn Runner>,
     /// Photos in one pass, at most.
     pub(super) limit: usize,
-    /// Its largest pass so far: how long it took.
-    pub(super) pass: Duration,
+    /// Its pass of the largest size that was measured.
+    pub(super) pass: Row,
 }
 
 /// The largest batch that `auto` looks at.
@@ -58,10 +58,7 @@ pub(super) fn build(
         }
     };
     let (limit, row) = found.map_err(|error| unfit(&device, error))?;
-    let pass = row.map_or(Duration::ZERO, |row| {
-        shared.pace.warmed(row.time, row.size, shared.device_count());
-        row.time
-    });
+    let pass = row.unwrap_or(Row { size: 1, time: Duration::ZERO });
     Ok(Warm { runner, limit, pass })
 }
 

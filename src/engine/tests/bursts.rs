@@ -61,10 +61,10 @@ fn lone_photos_that_are_held_back_do_not_make_the_pace_slow() {
 #[test]
 fn a_slow_pace_of_long_ago_is_corrected_by_lone_photos() {
     let shared = shared(two_threads(8));
-    let mut slow = World::new(&shared, Machine::new(0, 100));
-    slow.run(milliseconds(50), Duration::from_secs(20), Duration::from_secs(10));
-    assert!(shared.pace.wait(10) > milliseconds(900));
-    let mut world = World::new(&shared, Machine::new(0, 4));
+    let mut world = World::new(&shared, Machine::new(0, 100));
+    world.run(milliseconds(50), Duration::from_secs(20), Duration::from_secs(10));
+    assert!(world.pace(10) > milliseconds(900));
+    world.becomes(Machine::new(0, 4));
     let seen = light_load_and_a_burst(&mut world, 1, milliseconds(500));
     assert_eq!(seen.refused, 64, "one photo is not enough");
     let seen = light_load_and_a_burst(&mut world, 1000, milliseconds(500));
@@ -74,11 +74,11 @@ fn a_slow_pace_of_long_ago_is_corrected_by_lone_photos() {
 #[test]
 fn a_slow_pace_of_long_ago_is_corrected_even_where_the_engine_is_never_empty() {
     let shared = shared(two_threads(8));
-    let mut slow = World::new(&shared, Machine::new(0, 100));
-    slow.run(milliseconds(50), Duration::from_secs(20), Duration::from_secs(10));
+    let mut world = World::new(&shared, Machine::new(0, 100));
+    world.run(milliseconds(50), Duration::from_secs(20), Duration::from_secs(10));
     // Three are in the engine at any moment, two of them being decoded; patient clients are let in.
     let machine = Machine { decode: milliseconds(20), ..Machine::new(0, 9) };
-    let mut world = World::new(&shared, machine);
+    world.becomes(machine);
     let mut requests = world.stream(milliseconds(11), Duration::from_secs(30), Duration::from_secs(30));
     let last = requests.last().expect("at least one").at;
     requests.push(Request { at: last + milliseconds(1), photos: 16, patience: milliseconds(500) });
@@ -96,7 +96,7 @@ fn where_decoding_sets_the_pace_overload_is_refused_and_whoever_is_admitted_is_i
     let answered = seen.latencies.len() as f64;
     assert!(answered >= 0.97 * 6000.0, "{answered}");
     assert!(seen.late as f64 <= 0.03 * answered, "{} of {answered}", seen.late);
-    let pace = shared.pace.wait(100);
+    let pace = world.pace(100);
     assert!(pace.abs_diff(milliseconds(1000)) < milliseconds(50), "{pace:?}");
 }
 

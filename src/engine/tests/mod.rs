@@ -299,7 +299,7 @@ async fn a_request_that_asks_for_what_is_not_there_is_refused_by_name() {
 #[tokio::test]
 async fn clients_that_have_left_are_not_counted_among_the_photos_ahead() {
     let rig = Rig::new(settings(1, 64)).await;
-    rig.engine.shared().pace.warmed(Duration::from_secs(10), 1, 1);
+    rig.engine.shared().pace.warmed(rig.model.lane(), Duration::from_secs(10), 1, 1);
     let busy = rig.occupy().await;
     let gone: Vec<_> = (0..8)
         .map(|_| rig.try_send_until(2, Instant::now() + Duration::from_secs(600)).expect("time enough"))
@@ -319,7 +319,7 @@ async fn clients_that_have_left_are_not_counted_among_the_photos_ahead() {
 async fn a_deadline_that_the_photos_ahead_make_impossible_is_refused_at_once_and_an_idle_engine_tries() {
     let rig = Rig::new(settings(1, 64)).await;
     // A warm-up pass that took a minute.
-    rig.engine.shared().pace.warmed(Duration::from_secs(60), 1, 1);
+    rig.engine.shared().pace.warmed(rig.model.lane(), Duration::from_secs(60), 1, 1);
     let soon = || Instant::now() + Duration::from_secs(30);
     let lone = rig.try_send_until(1, soon()).expect("nobody is ahead: the measure may be old");
     until(|| rig.batches.lock().expect("unpoisoned").len() == 2).await;

@@ -36,7 +36,7 @@ impl Maker {
     fn entry<P>(&self, payload: P, model: &Model) -> (Entry<P>, Answer) {
         let (reply, answer) = oneshot::channel();
         let slot = self.slots.take(1).expect("a free slot").remove(0);
-        let (now, unanswered) = (self.clock.now(), self.outstanding.enter());
+        let (now, unanswered) = (self.clock.now(), self.outstanding.enter(model.lane()));
         let deadline = now + Duration::from_secs(60);
         let call = Call::new(Claim { model: model.clone(), deadline, slot, reply, unanswered }, now);
         (Entry { payload, call }, answer)

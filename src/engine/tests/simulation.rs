@@ -8,7 +8,6 @@ use std::task::{Context, Wake, Waker};
 use tokio::sync::oneshot;
 
 use super::super::device::LoadOrder;
-use super::super::shared::Shared;
 use super::world::{Machine, World, milliseconds, shared};
 use super::*;
 
@@ -58,11 +57,11 @@ fn a_device_that_turns_slow_is_believed_within_a_few_batches() {
     let shared = shared(settings(4, 256));
     let mut world = World::new(&shared, Machine::new(0, 10));
     world.run(milliseconds(5), Duration::from_secs(10), Duration::from_secs(2));
-    let before = shared.pace.wait(100);
+    let before = world.pace(100);
     assert!(before.abs_diff(milliseconds(1000)) < milliseconds(20), "{before:?}");
-    let mut slow = World::new(&shared, Machine::new(0, 50));
-    let seen = slow.run(milliseconds(25), Duration::from_secs(10), Duration::from_secs(2));
-    let after = shared.pace.wait(100);
+    world.becomes(Machine::new(0, 50));
+    let seen = world.run(milliseconds(25), Duration::from_secs(10), Duration::from_secs(2));
+    let after = world.pace(100);
     assert!(after.abs_diff(milliseconds(5000)) < milliseconds(200), "{after:?}");
     let late = seen.late as f64 / seen.latencies.len() as f64;
     assert!(late < 0.05, "{late} of those admitted came too late");
@@ -126,13 +125,13 @@ fn a_load_in_long_pieces_leaves_photos_of_another_model_half_of_the_time() {
 
 /// Asks for the pace in the moment of an answer.
 struct OnAnswer {
-    shared: Arc<Shared>,
+    model: Model,
     pace: Mutex<Option<Duration>>,
 }
 
 impl Wake for OnAnswer {
     fn wake(self: Arc<Self>) {
-        *self.pace.lock().expect("unpoisoned") = Some(self.shared.pace.wait(1));
+        *self.pace.lock().expect("unpoisoned") = Some(self.model.lane().time_of(1));
     }
 }
 
@@ -140,11 +139,11 @@ impl Wake for OnAnswer {
 fn a_batch_is_in_the_pace_before_it_is_answered() {
     let shared = shared(settings(1, 64));
     let mut world = World::new(&shared, Machine::new(10, 0));
-    shared.pace.warmed(Duration::from_secs(1), 1, 1);
+    shared.pace.warmed(world.model.lane(), Duration::from_secs(1), 1, 1);
     let photo = vec![Input::Tensor(vec![5.0; 3])];
     let ticket =
         shared.admit(photo, &world.model, world.now() + Duration::from_secs(60)).expect("admitted").remove(0);
-    let answered = Arc::new(OnAnswer { shared: shared.clone(), pace: Mutex::default() });
+    let answered = Arc::new(OnAnswer { model: world.model.clone(), pace: Mutex::default() });
     let mut wait = std::pin::pin!(ticket.answer);
     assert!(wait.as_mut().poll(&mut Context::from_waker(&Waker::from(answered.clone()))).is_pending());
     assert!(world.device.step().expect("a sound device"));

@@ -71,7 +71,7 @@ pub struct World<'a> {
 struct Around {
     shared: Arc<Shared>,
     model: Model,
-    decode: Duration,
+    machine: Machine,
     /// Photos that are being decoded, and when each is done; the first begun first.
     decoding: VecDeque<(Instant, Entry<Bytes>)>,
     requests: VecDeque<Request>,
@@ -80,7 +80,6 @@ struct Around {
 }
 
 struct Timed {
-    machine: Machine,
     around: Arc<Mutex<Around>>,
     sizes: Arc<Mutex<Vec<usize>>>,
 }
@@ -97,8 +96,9 @@ pub fn shared(settings: EngineSettings) -> Arc<Shared> {
 impl Runner for Timed {
     fn run(&mut self, batch: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError> {
         self.sizes.lock().expect("unpoisoned").push(batch.len());
-        let time = self.machine.fixed + self.machine.each * batch.len() as u32;
-        self.around.lock().expect("unpoisoned").live(time);
+        let mut around = self.around.lock().expect("unpoisoned");
+        let time = around.machine.fixed + around.machine.each * batch.len() as u32;
+        around.live(time);
         Ok(batch.iter().map(|_| vec![1.0]).collect())
     }
 }
@@ -142,8 +142,8 @@ impl Around {
             let free = shared.settings.decode_threads - self.decoding.len();
             let begun = (0..free).map_while(|_| shared.encoded.try_take(&OneByOne)).flatten();
             let before = self.decoding.len();
-            self.decoding.extend(begun.map(|entry| (now + self.decode, entry)));
-            if self.decoding.len() == before || !self.decode.is_zero() {
+            self.decoding.extend(begun.map(|entry| (now + self.machine.decode, entry)));
+            if self.decoding.len() == before || !self.machine.decode.is_zero() {
                 return;
             }
         }
@@ -171,14 +171,14 @@ impl<'a> World<'a> {
         let around = Arc::new(Mutex::new(Around {
             shared: shared.clone(),
             model: model.clone(),
-            decode: machine.decode,
+            machine,
             decoding: VecDeque::new(),
             requests: VecDeque::new(),
             waiting: Vec::new(),
             seen: Seen::default(),
         }));
         let sizes = Arc::<Mutex<Vec<usize>>>::default();
-        let runner = Timed { machine, around: around.clone(), sizes: sizes.clone() };
+        let runner = Timed { around: around.clone(), sizes: sizes.clone() };
         let factory = RunnerFactory::new("cpu", machine.warmup, move || Ok(runner));
         let mut device = Device::new(shared, 0);
         let order = LoadOrder { model: model.clone(), factory, reply: oneshot::channel().0 };
@@ -189,6 +189,16 @@ impl<'a> World<'a> {
 
     pub fn now(&self) -> Instant {
         self.shared.clock.now()
+    }
+
+    /// From now on its work takes another time.
+    pub fn becomes(&self, machine: Machine) {
+        self.around().machine = machine;
+    }
+
+    /// The time that so many photos take, by the pace.
+    pub fn pace(&self, photos: u32) -> Duration {
+        self.model.lane().time_of(photos)
     }
 
     /// One photo comes every `interval` for `time`.
