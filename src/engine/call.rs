@@ -52,6 +52,11 @@ impl Call {
         self.arrived
     }
 
+    /// Past this instant the client no longer waits.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// It comes into a queue.
     pub(super) fn arrive(&mut self, now: Instant) {
         self.arrived = now;
@@ -74,22 +79,25 @@ impl Call {
         self.waited
     }
 
-    /// Answers and counts an entry nobody waits for; gives back one that is still wanted.
+    /// Counts and answers an entry nobody waits for.
     ///
     /// The deadline is looked at first: a caller leaves when it passes, and that is no disconnection.
-    pub(super) fn unless_given_up(self, now: Instant, metrics: &EngineMetrics) -> Option<Self> {
-        if self.deadline <= now {
-            metrics.dropped_deadline.inc();
-            self.answer(Err(EngineError::DeadlineExceeded));
-            None
-        } else if self.reply.is_closed() {
-            metrics.dropped_disconnected.inc();
-            None
-        } else {
-            Some(self)
-        }
+    pub(super) fn give_up(self, now: Instant, metrics: &EngineMetrics) {
+        let by_deadline = self.deadline <= now;
+        if by_deadline { &metrics.dropped_deadline } else { &metrics.dropped_disconnected }.inc();
+        self.answer(Err(EngineError::DeadlineExceeded));
     }
 
+    /// Gives up an entry nobody waits for; gives back one that is still wanted.
+    pub(super) fn unless_given_up(self, now: Instant, metrics: &EngineMetrics) -> Option<Self> {
+        if self.given_up(now) {
+            self.give_up(now, metrics);
+            return None;
+        }
+        Some(self)
+    }
+
+    /// Whether nobody waits for it any more; for good, once it is so.
     pub(super) fn given_up(&self, now: Instant) -> bool {
         self.deadline <= now || self.reply.is_closed()
     }

@@ -52,13 +52,13 @@ pub(super) fn decode(shared: &Shared, entry: Entry<Bytes>) {
     shared.metrics.decode_duration.observe(end.saturating_duration_since(start).as_secs_f64());
     drop(payload);
     let failure = match outcome {
-        Ok(Ok(pixels)) => return shared.push_ready(Entry { payload: Prepared::Pixels(pixels), call }),
+        Ok(Ok(pixels)) => return shared.push_ready(vec![Entry { payload: Prepared::Pixels(pixels), call }]),
         Ok(Err(error)) => EngineError::Photo(error),
         Err(_) => {
             shared.metrics.panics_decode.inc();
             EngineError::Internal("a decoder panicked".to_owned())
         }
     };
-    shared.pace.departed(1, end);
+    shared.pace.refused(call.model().lane(), shared.waiting(), end);
     call.answer(Err(failure));
 }

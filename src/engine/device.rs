@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 
 use super::batcher::BatchRule;
 use super::call::Call;
+use super::lane::Lane;
 use super::model::{Model, Wanted};
+use super::pace::{Departure, Queued};
 use super::queue::{Entry, Taken, Taker};
 use super::runner::{Runner, RunnerError, RunnerFactory};
 use super::shared::Shared;
@@ -43,7 +45,19 @@ pub(super) fn spawn(shared: Arc<Shared>, index: usize) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A thread that panics is a device lost: nobody else would take its photos.
+struct Watch<'a>(&'a Shared);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("a device's thread panicked");
+        }
+    }
+}
+
 fn work(shared: &Shared, index: usize) {
+    let _watch = Watch(shared);
     let mut device = Device::new(shared, index);
     loop {
         let outcome = match shared.ready.take(&device) {
@@ -73,6 +87,9 @@ struct Loaded {
     wanted: Wanted,
     runner: Box<dyn Runner>,
     limit: usize,
+    lane: Arc<Lane>,
+    /// How long its last pass took.
+    pass: Duration,
 }
 
 /// While a model is loaded, waiting photos get the device after so much of it; long against a small tensor, short against a
@@ -84,7 +101,8 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Taker for Device<'_> {
     fn rule(&self, model: &Model) -> Option<BatchRule> {
         let loaded = self.models.iter().find(|loaded| loaded.id == model.id())?;
-        Some(BatchRule { limit: loaded.limit, max_delay: self.shared.settings.max_queue_delay })
+        let max_delay = self.shared.settings.max_queue_delay;
+        Some(BatchRule { limit: loaded.limit, max_delay, pass: loaded.pass })
     }
 
     fn interrupted(&self) -> bool {
@@ -123,11 +141,13 @@ impl<'a> Device<'a> {
             return Err(Lost);
         }
         let outcome = match built {
-            Ok(Warm { runner, limit }) => {
+            Ok(Warm { runner, limit, pass }) => {
                 tracing::info!(model = model.name(), %device, limit, "the model is loaded and warm");
                 shared.saw_memory(index, runner.memory());
+                shared.pace.warmed(model.lane(), pass.time, pass.size, shared.device_count());
                 model.warmed(index, limit);
-                self.models.push(Loaded { id: model.id(), wanted: model.wanted(), runner, limit });
+                let (id, wanted, lane) = (model.id(), model.wanted(), model.lane().clone());
+                self.models.push(Loaded { id, wanted, runner, limit, lane, pass: pass.time });
                 Ok(())
             }
             Err(RunnerError::Device(reason)) => return Err(lost(shared, Vec::new(), &reason)),
@@ -140,15 +160,17 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    /// Lets photos have the device for one batch, if it was theirs long ago.
+    /// Lets photos have the device for as long as the load had it since they last did, or until none waits.
     fn breathe(&mut self) -> Result<(), Lost> {
-        let due = self.breath.is_some_and(|last| self.shared.clock.now().duration_since(last) >= PIECE);
-        if !due {
+        let (clock, Some(last)) = (&self.shared.clock, self.breath) else { return Ok(()) };
+        let start = clock.now();
+        let piece = start.saturating_duration_since(last);
+        if piece < PIECE {
             return Ok(());
         }
-        let outcome = self.step();
-        self.breath = Some(self.shared.clock.now());
-        outcome.map(drop)
+        while self.step()? && clock.now().saturating_duration_since(start) < piece {}
+        self.breath = Some(clock.now());
+        Ok(())
     }
 
     /// Runs what can be run at once; whether there was anything.
@@ -170,6 +192,7 @@ impl<'a> Device<'a> {
 
     /// Runs one batch, all of one model, and answers each entry.
     fn take(&mut self, entries: Vec<Entry<Prepared>>) -> Result<(), Lost> {
+        let (taken, mut behind) = (self.shared.clock.now(), self.shared.waiting());
         let id = entries.first().map(|entry| entry.call.model().id());
         let (mut photos, mut calls) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         for Entry { payload, mut call } in entries {
@@ -178,20 +201,21 @@ impl<'a> Device<'a> {
             calls.push(call);
         }
         let (shared, index) = (self.shared, self.index);
-        let outcome = match self.models.iter_mut().find(|loaded| Some(loaded.id) == id) {
-            Some(loaded) => {
-                Worker { shared, index, runner: &mut *loaded.runner }.run(&photos, calls, Attempt::First)
-            }
+        let Some(loaded) = self.models.iter_mut().find(|loaded| Some(loaded.id) == id) else {
             // `rule` grants no other; an answer is owed all the same.
-            None => {
-                for call in calls {
-                    call.answer(Err(EngineError::Internal("the model is not on this device".to_owned())));
-                }
-                Ok(())
+            for call in calls {
+                call.answer(Err(EngineError::Internal("the model is not on this device".to_owned())));
             }
+            return Ok(());
         };
-        shared.pace.departed(photos.len(), shared.clock.now());
-        outcome
+        let Loaded { runner, pass, limit, lane, .. } = loaded;
+        // A full batch is as good as one with others behind.
+        behind.ready |= photos.len() >= *limit;
+        Worker { shared, index, runner: &mut **runner, lane, pass, taken, behind }.run(
+            &photos,
+            calls,
+            Attempt::First,
+        )
     }
 }
 
@@ -200,16 +224,20 @@ struct Worker<'a> {
     shared: &'a Shared,
     index: usize,
     runner: &'a mut dyn Runner,
+    lane: &'a Arc<Lane>,
+    pass: &'a mut Duration,
+    /// When the photos were taken, and who was left behind.
+    taken: Instant,
+    behind: Queued,
 }
 
 impl Worker<'_> {
     /// Runs `photos`, in parts where they fail together, and answers their `calls`.
     fn run(&mut self, photos: &[Prepared], calls: Vec<Call>, attempt: Attempt) -> Result<(), Lost> {
-        match measured(self.shared, self.runner, photos) {
+        match self.measured(photos) {
             Ok(rows) => {
-                for (call, row) in calls.into_iter().zip(rows) {
-                    self.answer(call, row);
-                }
+                let scores = rows.into_iter().map(|row| self.scores(row));
+                self.answer(calls.into_iter().zip(scores));
                 Ok(())
             }
             Err(RunnerError::Device(reason)) => Err(lost(self.shared, calls, &reason)),
@@ -231,16 +259,13 @@ impl Worker<'_> {
                     ?memory,
                     "out of memory again: photos are refused"
                 );
-                for call in calls {
-                    call.answer(Err(self.shared.out_of_memory()));
-                }
+                self.answer(calls.into_iter().map(|call| (call, Err(self.shared.out_of_memory()))));
                 Ok(())
             }
             Err(RunnerError::Batch(reason) | RunnerError::Load(reason)) if photos.len() == 1 => {
                 tracing::error!(reason, "a photo failed in the model");
-                for call in calls {
-                    call.answer(Err(EngineError::Internal(reason.clone())));
-                }
+                let failed = || EngineError::Internal(reason.clone());
+                self.answer(calls.into_iter().map(|call| (call, Err(failed()))));
                 Ok(())
             }
             // Only the one at fault must go without scores.
@@ -273,12 +298,39 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn answer(&self, call: Call, row: Vec<f32>) {
+    /// One pass with its meters.
+    fn measured(&mut self, photos: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError> {
+        let start = self.shared.clock.now();
+        let rows = infer(self.shared, self.runner, photos)?;
+        *self.pass = self.shared.clock.now().saturating_duration_since(start);
+        self.shared.metrics.inference_duration.observe(self.pass.as_secs_f64());
+        self.shared.metrics.batch_size.observe(photos.len() as f64);
+        Ok(rows)
+    }
+
+    fn scores(&self, row: Vec<f32>) -> Result<Scores, EngineError> {
         if row.iter().all(|score| score.is_finite()) {
             self.shared.metrics.predictions.inc();
-            call.answer(Ok(Scores(row)));
+            Ok(Scores(row))
         } else {
-            call.answer(Err(EngineError::NonFinite));
+            Err(EngineError::NonFinite)
+        }
+    }
+
+    /// The pace hears of it first: with the last answer the engine is idle, and whoever comes then begins another measure.
+    fn answer(&self, answers: impl ExactSizeIterator<Item = (Call, Result<Scores, EngineError>)>) {
+        let (shared, photos) = (self.shared, answers.len());
+        shared.pace.departed(Departure {
+            lane: self.lane,
+            photos,
+            taken: self.taken,
+            behind: self.behind,
+            now: shared.clock.now(),
+            waiting: shared.waiting(),
+            others: shared.outstanding.count().saturating_sub(photos),
+        });
+        for (call, answer) in answers {
+            call.answer(answer);
         }
     }
 }
@@ -290,20 +342,6 @@ fn lost(shared: &Shared, calls: Vec<Call>, reason: &str) -> Lost {
         call.answer(Err(EngineError::DeviceUnavailable { reason: reason.into() }));
     }
     Lost
-}
-
-/// One pass with its meters.
-fn measured(
-    shared: &Shared,
-    runner: &mut dyn Runner,
-    photos: &[Prepared],
-) -> Result<Vec<Vec<f32>>, RunnerError> {
-    let start = shared.clock.now();
-    let rows = infer(shared, runner, photos)?;
-    let time = shared.clock.now().saturating_duration_since(start);
-    shared.metrics.inference_duration.observe(time.as_secs_f64());
-    shared.metrics.batch_size.observe(photos.len() as f64);
-    Ok(rows)
 }
 
 /// One pass; a panic and a wrong number of rows are errors of the batch.

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use super::call::{Call, Claim};
 use super::clock::Clock;
 use super::device::{self, LoadOrder};
-use super::queue::Entry;
 use super::shared::Shared;
 use super::ticket::over;
 use super::{
-    DeviceState, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, Model, ModelParts,
-    ModelSpec, Prepared, Scores, Ticket, decode_pool,
+    DeviceState, EngineError, EngineMetrics, EngineSettings, EngineStatus, Input, Model, ModelParts, Scores,
+    Ticket, decode_pool,
 };
 
 /// Ends the threads when the last handle of the engine is gone.
@@ -64,7 +62,7 @@ impl Engine {
     /// [`EngineError::Load`] when it cannot be built or warmed on one of them: the others' models are not touched.
     /// `ShuttingDown`, `DeviceUnavailable` by the engine's status; `Internal` when there is not one runner a device.
     pub async fn load(&self, parts: ModelParts) -> Result<Model, EngineError> {
-        self.open()?;
+        self.shared.open()?;
         let (shared, ModelParts { spec, prepare, runners }) = (&self.shared, parts);
         let devices = shared.device_count();
         if runners.len() != devices {
@@ -89,9 +87,9 @@ impl Engine {
         Ok(model)
     }
 
-    /// Ends the engine as if a device had failed: there is nothing that it could be used for.
+    /// Ends the engine as if a device had failed: there is nothing that it could be used for. A drain, begun or over, goes on.
     pub fn give_up(&self, reason: &str) {
-        self.shared.fail(reason);
+        self.shared.give_up(reason);
     }
 
     /// What is known of each device, in the order of the factories.
@@ -111,7 +109,7 @@ impl Engine {
 
     /// The time a client should stay away: photos queued × measured seconds a photo, rounded up, at least one second.
     pub fn retry_after(&self) -> Duration {
-        self.shared.pace.retry_after(self.shared.slots.used())
+        self.shared.retry_after()
     }
 
     /// Whether a photo would be admitted now; lets a refusal come before the body is read.
@@ -119,14 +117,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::admit`] for one photo.
     pub fn admissible(&self, deadline: Instant) -> Result<(), EngineError> {
-        self.open()?;
-        if self.shared.slots.free() == 0 {
-            self.sweep();
-        }
-        if self.shared.slots.free() == 0 {
-            return Err(self.overloaded());
-        }
-        self.in_time(1, deadline)
+        self.shared.admissible(deadline)
     }
 
     /// Admits all of `inputs` or none, without waiting. Dropping a [`Ticket`] withdraws its photo.
@@ -141,42 +132,7 @@ impl Engine {
         model: &Model,
         deadline: Instant,
     ) -> Result<Vec<Ticket>, EngineError> {
-        self.open()?;
-        let shared = &self.shared;
-        let limit = shared.settings.max_queue_size;
-        if inputs.len() > limit {
-            return Err(EngineError::TooManyPhotos { sent: inputs.len(), limit });
-        }
-        inputs.iter().try_for_each(|input| fits(input, model.spec()))?;
-        self.in_time(inputs.len(), deadline)?;
-        let slots = match shared.slots.take(inputs.len()) {
-            Some(slots) => slots,
-            None => {
-                self.sweep();
-                shared.slots.take(inputs.len()).ok_or_else(|| self.overloaded())?
-            }
-        };
-        let now = shared.clock.now();
-        if shared.outstanding.count() == 0 {
-            shared.pace.begun(now);
-        }
-        let tickets = inputs.into_iter().zip(slots).map(|(input, slot)| {
-            let (reply, answer) = oneshot::channel();
-            let claim =
-                Claim { model: model.clone(), deadline, slot, reply, unanswered: shared.outstanding.enter() };
-            let call = Call::new(claim, now);
-            match input {
-                Input::Photo(payload) => {
-                    if let Err(refused) = shared.encoded.push(Entry { payload, call }) {
-                        refused.call.answer(Err(shared.closed_error()));
-                    }
-                }
-                Input::Pixels(pixels) => shared.push_ready(Entry { payload: Prepared::Pixels(pixels), call }),
-                Input::Tensor(values) => shared.push_ready(Entry { payload: Prepared::Tensor(values), call }),
-            }
-            Ticket { answer, deadline, status: shared.status.subscribe() }
-        });
-        Ok(tickets.collect())
+        self.shared.admit(inputs, model, deadline)
     }
 
     /// Admits one input and waits for its scores, at the longest until `deadline`.
@@ -242,58 +198,9 @@ impl Engine {
         empty
     }
 
-    /// Lets the engine believe that a photo takes so long.
+    /// What stands behind the handle.
     #[cfg(test)]
-    pub(super) fn pretend_pace(&self, each: std::time::Duration) {
-        self.shared.pace.warmed(each, 1, 1);
-    }
-
-    fn open(&self) -> Result<(), EngineError> {
-        match &*self.shared.status.borrow() {
-            EngineStatus::Ready => Ok(()),
-            EngineStatus::Draining | EngineStatus::Stopped => Err(EngineError::ShuttingDown),
-            EngineStatus::Failed(reason) => Err(EngineError::DeviceUnavailable { reason: reason.clone() }),
-        }
-    }
-
-    /// Whether `photos` more can be answered until `deadline`, by the pace so far.
-    fn in_time(&self, photos: usize, deadline: Instant) -> Result<(), EngineError> {
-        let left = deadline.saturating_duration_since(self.shared.clock.now());
-        if left.is_zero() {
-            return Err(EngineError::DeadlineExceeded);
-        }
-        match self.shared.pace.too_late(self.shared.outstanding.count(), photos, left) {
-            Some(wait) => {
-                Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() })
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn overloaded(&self) -> EngineError {
-        EngineError::Overloaded { retry_after: self.retry_after() }
-    }
-
-    /// Clears entries nobody waits for any more, so that they do not hold slots while the device is busy.
-    fn sweep(&self) {
-        let now = self.shared.clock.now();
-        self.shared.encoded.sweep(now);
-        self.shared.ready.sweep(now);
-    }
-}
-
-/// Whether what is no encoded photo has the model's size.
-fn fits(input: &Input, spec: &ModelSpec) -> Result<(), EngineError> {
-    let want = (spec.height, spec.width);
-    match input {
-        Input::Photo(_) => Ok(()),
-        Input::Pixels(pixels) => {
-            let found = (pixels.height(), pixels.width());
-            if found == want { Ok(()) } else { Err(EngineError::PixelSize { want, found }) }
-        }
-        Input::Tensor(values) => {
-            let (want, found) = (3 * want.0 * want.1, values.len());
-            if found == want { Ok(()) } else { Err(EngineError::TensorSize { want, found }) }
-        }
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 }

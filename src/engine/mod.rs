@@ -3,8 +3,9 @@
 //! `http` calls [`Engine::admit`] or [`Engine::submit`]; an admitted photo holds a slot, is decoded by the decode pool,
 //! waits in the queue and is taken by the first free device's thread with whatever else of its model waits there.
 //! [`Engine::load`] brings a [`Model`] to every device, while those that are there go on: its factories build a [`Runner`]
-//! each, on the device's own thread. Nothing here knows about HTTP, files or tensors.
+//! each, on the device's own thread. Nothing here knows about HTTP, and only `model_runner` about model folders and tensors.
 
+mod admission;
 mod batcher;
 mod call;
 mod clock;
@@ -13,6 +14,7 @@ mod device;
 mod error;
 mod handle;
 mod knee;
+mod lane;
 mod metrics;
 mod model;
 mod model_runner;

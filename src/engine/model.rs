@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use super::lane::Lane;
 use super::{ModelSpec, Prepare};
 
 /// A handle to a loaded model; clones share it.
@@ -21,6 +22,7 @@ struct Version {
     prepare: Arc<dyn Prepare>,
     /// Photos in one forward pass, at most, for each device; set when it is warm there.
     limits: Vec<OnceLock<usize>>,
+    lane: Arc<Lane>,
 }
 
 /// Tells whether a model is still wanted, without keeping it.
@@ -38,7 +40,7 @@ impl Model {
     pub(super) fn new(spec: ModelSpec, prepare: Arc<dyn Prepare>, devices: usize) -> Self {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let limits = (0..devices).map(|_| OnceLock::new()).collect();
-        Self(Arc::new(Version { id, spec, prepare, limits }))
+        Self(Arc::new(Version { id, spec, prepare, limits, lane: Arc::default() }))
     }
 
     /// Its name, for logs; two versions may share one.
@@ -63,6 +65,11 @@ impl Model {
 
     pub(super) fn prepare(&self) -> &dyn Prepare {
         &*self.0.prepare
+    }
+
+    /// Its photos in the engine, and their pace.
+    pub(super) fn lane(&self) -> &Arc<Lane> {
+        &self.0.lane
     }
 
     pub(super) fn wanted(&self) -> Wanted {

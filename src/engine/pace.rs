@@ -1,90 +1,210 @@
 //! The pace of the engine: measured seconds a photo, and what follows for those that wait.
 //!
-//! Measured where photos leave (answered by the devices, or refused by the decoder), as time between departures while there
-//! is work, so that decoding, several devices and other work on the machine are all in it. `Engine::admit` asks it
-//! whether a deadline can be met, and what a refused client is told.
+//! Measured where photos leave, so that decoding, several devices and other work on the machine are all in it, for each model
+//! ([`Lane`]). What is wanted is the pace of a queue that is emptied, so time counts where photos waited behind those that left: a
+//! photo alone takes the time of every stage, and a small batch hardly less than a large one. The time without a queue shows
+//! one thing only: so fast it was. Until there was a queue the warm-up's pass stands in. `Engine::admit` asks the pace whether
+//! a deadline can be met, and what a refused client is told.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Measured seconds a photo; zero until something was measured.
-#[derive(Default)]
-pub(super) struct Pace(Mutex<Measured>);
+use super::lane::Lane;
 
-/// Two sums that forget: time at work, and the photos that left in it.
+/// What all models share of it.
 #[derive(Default)]
-struct Measured {
-    seconds: f64,
-    photos: f64,
-    /// The last departure, or when work began after an idle time.
-    since: Option<Instant>,
+pub(super) struct Pace(Mutex<State>);
+
+/// Who waits at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Queued {
+    /// Photos for a decode thread.
+    pub(super) encoded: bool,
+    /// Prepared photos for a device.
+    pub(super) ready: bool,
+}
+
+/// Photos of one model leave a device.
+#[derive(Clone, Copy)]
+pub(super) struct Departure<'a> {
+    pub(super) lane: &'a Arc<Lane>,
+    pub(super) photos: usize,
+    /// When the device took them …
+    pub(super) taken: Instant,
+    /// … and who was left behind then.
+    pub(super) behind: Queued,
+    /// Now.
+    pub(super) now: Instant,
+    /// Who waits now.
+    pub(super) waiting: Queued,
+    /// Photos that are still in the engine, wherever.
+    pub(super) others: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Of the models that are warm somewhere.
+    lanes: Vec<Weak<Lane>>,
     /// Photos that left together last.
     batch: usize,
-    /// Whether photos have been answered yet; until then the warm-up's passes stand in for them.
-    real: bool,
+    /// The last departure since the engine was idle, and whether photos waited for a decode thread then.
+    last: Option<(Instant, bool)>,
+    spell: Option<Spell>,
+}
+
+/// A time without a queue.
+struct Spell {
+    start: Instant,
+    /// Photos that were in the engine when it began.
+    inside: usize,
+    /// The model that is looked at, which is the first of which photos left, …
+    lane: Weak<Lane>,
+    /// … and how many did since.
+    left: usize,
+}
+
+impl Spell {
+    fn new(start: Instant, inside: usize) -> Self {
+        Self { start, inside, lane: Weak::new(), left: 0 }
+    }
+}
+
+/// Photos that are ahead of those that come.
+struct Ahead {
+    photos: usize,
+    seconds: f64,
 }
 
 impl Pace {
-    /// Departures are remembered for about so many seconds, so that a change of load shows soon …
-    const MEMORY: f64 = 1.0;
-    /// … or for about so many batches, where those are slower.
-    const BATCHES: f64 = 8.0;
+    /// A time without a queue is looked at for so long …
+    const SPELL: Duration = Duration::from_secs(1);
+    /// … or until so many times the photos that it began with have come and left.
+    const THROUGH: usize = 4;
     /// What an estimate is multiplied by before a deadline is compared with it.
     const CAUTION: f64 = 1.1;
 
-    /// A warm-up pass: `photos` took `time` on one of `devices`.
-    pub(super) fn warmed(&self, time: Duration, photos: usize, devices: usize) {
-        let mut measured = self.lock();
-        if !measured.real {
-            measured.seconds = time.as_secs_f64() / devices.max(1) as f64;
-            measured.photos = photos.max(1) as f64;
-        }
+    /// A model's warm-up pass: `photos` took `time` on one of `devices`. Its photos are known from now on.
+    pub(super) fn warmed(&self, lane: &Arc<Lane>, time: Duration, photos: usize, devices: usize) {
+        lane.warmed(time.as_secs_f64() / devices.max(1) as f64, photos);
+        let mut state = self.lock();
+        let known = Arc::downgrade(lane);
+        state.lanes.retain(|lane| lane.strong_count() > 0 && !lane.ptr_eq(&known));
+        state.lanes.push(known);
     }
 
     /// The first photo after an idle time is there: from now on there is work.
     pub(super) fn begun(&self, now: Instant) {
-        self.lock().since = Some(now);
+        let mut state = self.lock();
+        state.last = None;
+        state.spell = Some(Spell::new(now, 0));
     }
 
-    /// So many photos are done with.
-    pub(super) fn departed(&self, photos: usize, now: Instant) {
-        let mut measured = self.lock();
-        let Some(since) = measured.since.replace(now) else { return };
-        let seconds = now.saturating_duration_since(since).as_secs_f64();
-        let memory = Self::MEMORY.max(Self::BATCHES * seconds);
-        let kept = if measured.real { (-seconds / memory).exp() } else { 0.0 };
-        measured.real = true;
-        measured.batch = photos;
-        measured.seconds = measured.seconds * kept + seconds;
-        measured.photos = measured.photos * kept + photos as f64;
+    /// Photos are done with.
+    pub(super) fn departed(&self, departure: Departure<'_>) {
+        let Departure { lane, photos, taken, behind, now, waiting, others } = departure;
+        let mut state = self.lock();
+        let start = match state.last {
+            // The decode threads had no rest, whatever the device had.
+            Some((last, true)) if behind.encoded => Some(last),
+            // The device may have had one before it took these.
+            Some((last, _)) if behind.ready => Some(last.max(taken)),
+            None if behind.ready => Some(taken),
+            _ => None,
+        };
+        match start {
+            Some(start) => {
+                lane.add(now.saturating_duration_since(start), photos);
+                state.spell = Some(Spell::new(now, others));
+            }
+            None => state.without_a_queue(departure),
+        }
+        state.last = Some((now, waiting.encoded));
+        state.batch = photos;
     }
 
-    /// The time until the last of so many photos, behind `ahead` others, is answered, where that is more than is `left`. On the
-    /// safe side, as it is answered together with those of its batch, and a measure is never quite right. Where nobody is ahead
-    /// there is always time: a pace that was measured in a bad moment could otherwise never be measured again.
-    pub(super) fn too_late(&self, ahead: usize, photos: usize, left: Duration) -> Option<Duration> {
-        let batch = self.lock().batch.saturating_sub(1);
-        let wait = self.wait(ahead.saturating_add(photos).saturating_add(batch)).mul_f64(Self::CAUTION);
-        (ahead > 0 && wait > left).then_some(wait)
+    /// The decoder refuses a photo. That is part of the pace only where the decode threads set it.
+    pub(super) fn refused(&self, lane: &Lane, waiting: Queued, now: Instant) {
+        let mut state = self.lock();
+        if !waiting.encoded {
+            return;
+        }
+        if let Some((last, true)) = state.last {
+            lane.add(now.saturating_duration_since(last), 1);
+        }
+        state.last = Some((now, true));
     }
 
-    /// The time until so many photos are done.
-    pub(super) fn wait(&self, photos: usize) -> Duration {
-        let measured = self.lock();
-        let each = if measured.photos > 0.0 { measured.seconds / measured.photos } else { 0.0 };
-        // A day bounds the conversion; no estimate of use is longer.
-        Duration::from_secs_f64((photos as f64 * each).clamp(0.0, 86_400.0))
+    /// The time until the last of so many photos, behind those that are there, is answered, where that is more than is `left`. On
+    /// the safe side, as it is answered together with those of its batch, and a measure is never quite right. Where nobody is ahead
+    /// there is always time: a pace that was measured in a bad moment could otherwise never be measured again. Whose model is not
+    /// known yet is taken to be as those ahead.
+    pub(super) fn too_late(&self, lane: Option<&Lane>, photos: usize, left: Duration) -> Option<Duration> {
+        let state = self.lock();
+        let ahead = state.ahead();
+        let each = lane.map_or(ahead.each(), |lane| lane.each().unwrap_or_default());
+        let behind = photos.saturating_add(state.batch.saturating_sub(1));
+        let wait = duration((ahead.seconds + behind as f64 * each) * Self::CAUTION);
+        (ahead.photos > 0 && wait > left).then_some(wait)
     }
 
     /// The time a refused client should stay away: until `queued` photos are done, in whole seconds, at least one.
     pub(super) fn retry_after(&self, queued: usize) -> Duration {
-        Duration::from_secs(self.wait(queued).as_secs_f64().ceil().max(1.0) as u64)
+        let time = duration(queued as f64 * self.lock().ahead().each());
+        Duration::from_secs(time.as_secs_f64().ceil().max(1.0) as u64)
     }
 
-    /// Whoever panicked holding the lock left two sums: any values of them are usable.
-    fn lock(&self) -> MutexGuard<'_, Measured> {
+    /// Whoever panicked holding the lock left a whole state, or one measure less.
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn ahead(&self) -> Ahead {
+        let none = Ahead { photos: 0, seconds: 0.0 };
+        self.lanes.iter().filter_map(Weak::upgrade).fold(none, |Ahead { photos, seconds }, lane| {
+            let own = lane.unanswered();
+            Ahead { photos: photos + own, seconds: seconds + own as f64 * lane.each().unwrap_or_default() }
+        })
+    }
+
+    /// Photos that came and left within a time were possible in it: a pace slower than that is wrong, a faster one may be right.
+    fn without_a_queue(&mut self, departure: Departure<'_>) {
+        let Departure { lane, photos, now, others, .. } = departure;
+        let Some(spell) = &mut self.spell else { return };
+        if spell.left == 0 {
+            spell.lane = Arc::downgrade(lane);
+        }
+        let time = now.saturating_duration_since(spell.start);
+        let old = time > Pace::SPELL;
+        let mut faster = false;
+        if std::ptr::eq(spell.lane.as_ptr(), Arc::as_ptr(lane)) {
+            spell.left += photos;
+            // Those inside are not through, so that a short spell shows less than there is.
+            let through = spell.left.saturating_sub(spell.inside);
+            let whole = through >= Pace::THROUGH * spell.inside;
+            let each = lane.each().unwrap_or(f64::INFINITY);
+            faster = (whole || old) && time.as_secs_f64() < each * through as f64;
+            if faster {
+                lane.add(time, through);
+            }
+        }
+        if faster || old {
+            *spell = Spell::new(now, others);
+        }
+    }
+}
+
+impl Ahead {
+    /// Seconds a photo, on average.
+    fn each(&self) -> f64 {
+        if self.photos > 0 { self.seconds / self.photos as f64 } else { 0.0 }
+    }
+}
+
+/// A day bounds the conversion; no estimate of use is longer.
+fn duration(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0))
 }
 
 #[cfg(test)]
@@ -95,55 +215,137 @@ mod tests {
         Duration::from_millis(number)
     }
 
+    fn lane() -> Arc<Lane> {
+        Arc::default()
+    }
+
     #[test]
     fn the_time_to_come_back_is_photos_times_pace_rounded_up_and_at_least_a_second() {
-        let pace = Pace::default();
+        let (pace, lane) = (Pace::default(), lane());
+        let _one = lane.enter();
         assert_eq!(pace.retry_after(100), Duration::from_secs(1), "nothing is known yet");
-        pace.warmed(milliseconds(2400), 8, 1);
+        pace.warmed(&lane, milliseconds(2400), 8, 1);
         assert_eq!(pace.retry_after(1), Duration::from_secs(1));
         assert_eq!(pace.retry_after(11), Duration::from_secs(4));
-        assert_eq!(pace.wait(11), milliseconds(3300));
-        pace.warmed(milliseconds(2400), 8, 2);
+        pace.warmed(&lane, milliseconds(2400), 8, 2);
         assert_eq!(pace.retry_after(11), Duration::from_secs(2), "two devices empty the queue twice as fast");
     }
 
     #[test]
-    fn it_is_the_time_between_departures_and_idle_time_is_none() {
-        let (pace, start) = (Pace::default(), Instant::now());
-        pace.warmed(Duration::from_secs(60), 1, 1);
+    fn photos_of_a_slow_model_are_not_judged_by_those_of_a_fast_one() {
+        let (pace, fast, slow, start) = (Pace::default(), lane(), lane(), Instant::now());
+        pace.warmed(&fast, milliseconds(10), 1, 1);
+        pace.warmed(&slow, milliseconds(100), 1, 1);
         pace.begun(start);
-        pace.departed(8, start + milliseconds(400));
-        assert_eq!(pace.wait(10), milliseconds(500), "the warm-up is forgotten with the first photos");
-        pace.begun(start + Duration::from_secs(3600));
-        pace.departed(8, start + Duration::from_secs(3600) + milliseconds(400));
-        assert_eq!(pace.wait(10), milliseconds(500));
+        for number in 0..100 {
+            let taken = start + milliseconds(10 * number);
+            pace.departed(of_a_queue(&fast, 1, taken, taken + milliseconds(10)));
+        }
+        let left = milliseconds(1000);
+        let one = fast.enter();
+        assert_eq!(pace.too_late(Some(&fast), 20, left), None);
+        assert_eq!(pace.too_late(Some(&slow), 20, left), Some(milliseconds(2211)));
+        let many: Vec<_> = (0..9).map(|_| slow.enter()).collect();
+        assert_eq!(pace.too_late(Some(&fast), 20, left), Some(milliseconds(1221)));
+        assert_eq!(
+            pace.retry_after(10),
+            Duration::from_secs(1),
+            "910 ms for one fast photo and nine slow ones"
+        );
+        drop(one);
+        assert_eq!(pace.too_late(None, 1, left), Some(milliseconds(1100)), "as those ahead");
+        drop(many);
+        assert_eq!(pace.too_late(Some(&fast), 1000, left), None, "nobody is ahead");
+    }
+
+    /// Photos taken when others waited behind them.
+    fn of_a_queue(lane: &Arc<Lane>, photos: usize, taken: Instant, now: Instant) -> Departure<'_> {
+        let queued = Queued { encoded: false, ready: true };
+        Departure { lane, photos, taken, behind: queued, now, waiting: queued, others: 8 }
+    }
+
+    /// The last photos in the engine.
+    fn alone(lane: &Arc<Lane>, photos: usize, taken: Instant, now: Instant) -> Departure<'_> {
+        let nobody = Queued::default();
+        Departure { lane, photos, taken, behind: nobody, now, waiting: nobody, others: 0 }
     }
 
     #[test]
-    fn it_follows_the_devices_whether_they_are_fast_or_slow() {
-        for (before, after) in [(10, 80), (80, 10), (4_000, 32_000), (32_000, 4_000)] {
-            let (pace, mut now) = (Pace::default(), Instant::now());
-            pace.begun(now);
-            for (time, batches) in [(before, 600), (after, 600)] {
-                for _ in 0..batches {
-                    now += milliseconds(time);
-                    pace.departed(4, now);
-                }
-                let (found, want) = (pace.wait(4).as_secs_f64(), time as f64 / 1000.0);
-                assert!((found / want - 1.0).abs() < 0.02, "{before} → {after}: {found} for {want}");
-            }
+    fn it_is_the_time_between_departures_and_a_device_at_rest_counts_for_nothing() {
+        let (pace, lane, start) = (Pace::default(), lane(), Instant::now());
+        pace.warmed(&lane, Duration::from_secs(60), 1, 1);
+        pace.begun(start);
+        let mut now = start + milliseconds(100);
+        for _ in 0..3 {
+            pace.departed(of_a_queue(&lane, 8, now, now + milliseconds(400)));
+            now += milliseconds(400);
+            assert_eq!(lane.time_of(10), milliseconds(500), "the warm-up is forgotten with the first photos");
         }
+        // Held back for company, say.
+        now += Duration::from_secs(5);
+        pace.departed(of_a_queue(&lane, 8, now, now + milliseconds(400)));
+        assert_eq!(lane.time_of(10), milliseconds(500));
+        pace.begun(now + Duration::from_secs(3600));
+        now += Duration::from_secs(3601);
+        pace.departed(of_a_queue(&lane, 8, now, now + milliseconds(400)));
+        assert_eq!(lane.time_of(10), milliseconds(500));
+    }
+
+    #[test]
+    fn photos_without_a_queue_show_only_that_it_is_faster_than_believed() {
+        let (pace, lane, mut now) = (Pace::default(), lane(), Instant::now());
+        pace.warmed(&lane, milliseconds(10), 1, 1);
+        let mut lone = |time| {
+            pace.begun(now);
+            pace.departed(alone(&lane, 1, now, now + milliseconds(time)));
+            now += milliseconds(1000);
+            lane.time_of(100)
+        };
+        assert_eq!(lone(30), milliseconds(1000));
+        assert_eq!(lone(8), milliseconds(800));
+        assert_eq!(lone(8), milliseconds(800));
+        assert_eq!(lone(30), milliseconds(800));
+    }
+
+    #[test]
+    fn photos_that_were_there_when_a_spell_began_prove_nothing() {
+        let (pace, lane, mut now) = (Pace::default(), lane(), Instant::now());
+        pace.begun(now);
+        now += milliseconds(400);
+        pace.departed(of_a_queue(&lane, 4, now - milliseconds(400), now));
+        // Eight others were there, done but for the last step.
+        now += milliseconds(10);
+        pace.departed(Departure { others: 4, ..alone(&lane, 4, now, now) });
+        pace.departed(alone(&lane, 4, now, now));
+        assert_eq!(lane.time_of(4), milliseconds(400));
+    }
+
+    #[test]
+    fn photos_that_the_decoder_refuses_count_where_it_is_behind() {
+        let (pace, lane, start) = (Pace::default(), lane(), Instant::now());
+        pace.warmed(&lane, milliseconds(10), 1, 1);
+        let (nobody, queue) = (Queued::default(), Queued { encoded: true, ready: false });
+        pace.begun(start);
+        for number in 0..5 {
+            pace.refused(&lane, nobody, start + milliseconds(number));
+        }
+        assert_eq!(lane.time_of(100), milliseconds(1000));
+        for number in 0..50 {
+            pace.refused(&lane, queue, start + milliseconds(20 * number));
+        }
+        assert_eq!(lane.time_of(100), milliseconds(2000));
     }
 
     #[test]
     fn two_devices_that_answer_together_count_together() {
-        let (pace, mut now) = (Pace::default(), Instant::now());
+        let (pace, lane, mut now) = (Pace::default(), lane(), Instant::now());
         pace.begun(now);
         for _ in 0..50 {
+            let before = now;
             now += milliseconds(100);
-            pace.departed(4, now);
-            pace.departed(4, now);
+            pace.departed(of_a_queue(&lane, 4, before, now));
+            pace.departed(of_a_queue(&lane, 4, before, now));
         }
-        assert!((pace.wait(8).as_secs_f64() - 0.1).abs() < 1e-6);
+        assert!((lane.time_of(8).as_secs_f64() - 0.1).abs() < 1e-6);
     }
 }

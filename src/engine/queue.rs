@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::EngineMetrics;
-use super::batcher::{BatchRule, Decision, Mood};
+use super::batcher::{BatchRule, Decision, Mood, Waiting};
 use super::call::Call;
 use super::clock::Clock;
 use super::model::Model;
@@ -73,16 +73,21 @@ impl<P> Queue<P> {
         Self { state: Mutex::new(state), changed: Condvar::new(), metrics, clock }
     }
 
-    /// Appends an entry; a closed queue hands it back.
-    pub(super) fn push(&self, mut entry: Entry<P>) -> Result<(), Entry<P>> {
+    /// Appends entries, all at once for whoever looks; a closed queue hands them back.
+    pub(super) fn push(&self, mut entries: Vec<Entry<P>>) -> Result<(), Vec<Entry<P>>> {
         let mut state = self.lock();
         if !state.open {
-            return Err(entry);
+            return Err(entries);
         }
-        entry.call.arrive(self.clock.now());
-        state.entries.push_back(entry);
+        let (now, count) = (self.clock.now(), entries.len());
+        entries.iter_mut().for_each(|entry| entry.call.arrive(now));
+        state.entries.extend(entries);
         drop(state);
-        self.changed.notify_one();
+        match count {
+            0 => {}
+            1 => self.changed.notify_one(),
+            _ => self.changed.notify_all(),
+        }
         Ok(())
     }
 
@@ -101,7 +106,14 @@ impl<P> Queue<P> {
                 return Taken::Nothing;
             }
             let now = self.clock.now();
-            let pause = match self.look(&mut state, taker, now) {
+            let gone = state.given_up(now);
+            if !gone.is_empty() {
+                drop(state);
+                self.end(gone, now);
+                state = self.lock();
+                continue;
+            }
+            let pause = match state.look(taker, now) {
                 Look::Batch(entries) => return Taken::Batch(entries),
                 Look::HoldUntil(due) => Some(due.saturating_duration_since(now)),
                 Look::Nothing => None,
@@ -126,9 +138,10 @@ impl<P> Queue<P> {
 
     /// What the taker's rule grants at this moment, without waiting.
     pub(super) fn try_take(&self, taker: &impl Taker) -> Option<Vec<Entry<P>>> {
-        let mut state = self.lock();
         let now = self.clock.now();
-        match self.look(&mut state, taker, now) {
+        self.sweep(now);
+        let look = self.lock().look(taker, now);
+        match look {
             Look::Batch(entries) => Some(entries),
             Look::HoldUntil(_) | Look::Nothing => None,
         }
@@ -136,7 +149,13 @@ impl<P> Queue<P> {
 
     /// Removes the entries nobody waits for any more.
     pub(super) fn sweep(&self, now: Instant) {
-        self.discard(&mut self.lock(), now);
+        let gone = self.lock().given_up(now);
+        self.end(gone, now);
+    }
+
+    /// Whether nobody waits in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().entries.is_empty()
     }
 
     /// From now on no batch is held back.
@@ -162,38 +181,24 @@ impl<P> Queue<P> {
         rest
     }
 
-    /// The batch of the model whose oldest entry waits longest and whose rule grants one.
-    fn look(&self, state: &mut State<P>, taker: &impl Taker, now: Instant) -> Look<P> {
-        self.discard(state, now);
-        let (mut seen, mut hold) = (Vec::new(), None::<Instant>);
-        for index in 0..state.entries.len() {
-            let Some(first) = state.entries.get(index) else { break };
-            let id = first.call.model().id();
-            if seen.contains(&id) {
-                continue;
-            }
-            seen.push(id);
-            let Some(rule) = taker.rule(first.call.model()) else { continue };
-            let same = state.entries.iter().skip(index).filter(|entry| entry.call.model().id() == id);
-            let waiting = same.take(rule.limit.max(1)).count();
-            match rule.decide(waiting, Some(first.call.arrived()), state.mood, now) {
-                Decision::Take(count) => return Look::Batch(state.take_of(id, count, now)),
-                Decision::HoldUntil(due) => hold = Some(hold.map_or(due, |hold| hold.min(due))),
-                Decision::Sleep => {}
-            }
+    /// Answers entries nobody waits for. Without the lock: their payloads are megabytes to be freed, and whoever is told wakes.
+    fn end(&self, gone: VecDeque<Entry<P>>, now: Instant) {
+        for Entry { payload, call } in gone {
+            call.give_up(now, &self.metrics);
+            drop(payload);
         }
-        hold.map_or(Look::Nothing, Look::HoldUntil)
     }
 
-    fn discard(&self, state: &mut State<P>, now: Instant) {
-        if !state.entries.iter().any(|entry| entry.call.given_up(now)) {
-            return;
-        }
-        let entries = std::mem::take(&mut state.entries);
-        let kept = entries.into_iter().filter_map(|Entry { payload, call }| {
-            call.unless_given_up(now, &self.metrics).map(|call| Entry { payload, call })
-        });
-        state.entries = kept.collect();
+    /// How many wait in it.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Whether a thread is inside.
+    #[cfg(test)]
+    pub(super) fn is_locked(&self) -> bool {
+        self.state.try_lock().is_err()
     }
 
     /// A thread that panicked holding the lock left a whole queue: no operation above can be cut in half.
@@ -203,16 +208,58 @@ impl<P> Queue<P> {
 }
 
 impl<P> State<P> {
-    /// Removes the first `count` entries of a model; the others keep their order.
-    fn take_of(&mut self, model: u64, count: usize, now: Instant) -> Vec<Entry<P>> {
+    /// Takes out the entries nobody waits for any more.
+    fn given_up(&mut self, now: Instant) -> VecDeque<Entry<P>> {
+        if !self.entries.iter().any(|entry| entry.call.given_up(now)) {
+            return VecDeque::new();
+        }
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let (gone, kept) = entries.partition(|entry| entry.call.given_up(now));
+        self.entries = kept;
+        gone
+    }
+
+    /// The batch of the model whose oldest entry waits longest and whose rule grants one.
+    fn look(&mut self, taker: &impl Taker, now: Instant) -> Look<P> {
+        let (mut seen, mut hold) = (Vec::new(), None::<Instant>);
+        for index in 0..self.entries.len() {
+            let Some(first) = self.entries.get(index) else { break };
+            let id = first.call.model().id();
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
+            let Some(rule) = taker.rule(first.call.model()) else { continue };
+            let same = self.entries.iter().skip(index).filter(|entry| entry.call.model().id() == id);
+            let (oldest, deadline) = (first.call.arrived(), first.call.deadline());
+            let waiting = same.take(rule.limit.max(1)).fold(
+                Waiting { count: 0, oldest, deadline },
+                |waiting, entry| Waiting {
+                    count: waiting.count + 1,
+                    deadline: waiting.deadline.min(entry.call.deadline()),
+                    ..waiting
+                },
+            );
+            match rule.decide(waiting, self.mood, now) {
+                Decision::Take(count) => return Look::Batch(self.take_of(id, index, count, now)),
+                Decision::HoldUntil(due) => hold = Some(hold.map_or(due, |hold| hold.min(due))),
+            }
+        }
+        hold.map_or(Look::Nothing, Look::HoldUntil)
+    }
+
+    /// Removes the first `count` entries of a model from `index` on; the others keep their order.
+    ///
+    /// Costs nothing at the front, where they mostly are.
+    fn take_of(&mut self, model: u64, mut index: usize, count: usize, now: Instant) -> Vec<Entry<P>> {
         let mut batch = Vec::with_capacity(count);
-        let entries = std::mem::take(&mut self.entries);
-        for mut entry in entries {
-            if batch.len() < count && entry.call.model().id() == model {
+        while batch.len() < count {
+            let Some(entry) = self.entries.get(index) else { break };
+            if entry.call.model().id() != model {
+                index += 1;
+            } else if let Some(mut entry) = self.entries.remove(index) {
                 entry.call.taken(now);
                 batch.push(entry);
-            } else {
-                self.entries.push_back(entry);
             }
         }
         batch

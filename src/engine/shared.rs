@@ -4,13 +4,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::clock::Clock;
 use super::device::LoadOrder;
-use super::pace::Pace;
+use super::pace::{Pace, Queued};
 use super::queue::{Entry, Queue};
 use super::slots::{Outstanding, Slots};
 use super::{EngineError, EngineMetrics, EngineSettings, EngineStatus, Prepared};
@@ -128,32 +129,61 @@ impl Shared {
         }
     }
 
-    /// A device is lost, or there is no model to begin with, and the engine with it: not ready any more, and everyone who waits
-    /// hears so. What other devices would still answer is given up: a process with a lost device must end, and its successor
-    /// answers sooner.
+    /// A device is lost, and the engine with it: not ready any more, and everyone who waits hears so. What other devices would still
+    /// answer is given up: a process with a lost device must end, and its successor answers sooner. A drain that is over stays so.
     pub(super) fn fail(&self, reason: &str) {
+        self.fail_if(reason, |status| matches!(status, EngineStatus::Ready | EngineStatus::Draining));
+    }
+
+    /// There is no model to begin with: as if a device had failed. A drain that has begun is not disturbed: that loads fail then is no
+    /// news.
+    pub(super) fn give_up(&self, reason: &str) {
+        self.fail_if(reason, |status| *status == EngineStatus::Ready);
+    }
+
+    fn fail_if(&self, reason: &str, may: impl Fn(&EngineStatus) -> bool) {
         let failed = self.status.send_if_modified(|status| {
-            let first = !matches!(status, EngineStatus::Failed(_));
-            if first {
+            let may = may(status);
+            if may {
                 *status = EngineStatus::Failed(reason.into());
             }
-            first
+            may
         });
         if failed {
             tracing::error!(reason, "no more photos are accepted");
+            self.close();
         }
-        self.close();
     }
 
     /// The answer where memory does not suffice, not even for half a batch.
     pub(super) fn out_of_memory(&self) -> EngineError {
-        EngineError::OutOfMemory { retry_after: self.pace.retry_after(self.slots.used()) }
+        EngineError::OutOfMemory { retry_after: self.retry_after() }
     }
 
-    /// Hands a prepared photo to the devices' threads.
-    pub(super) fn push_ready(&self, entry: Entry<Prepared>) {
-        if let Err(refused) = self.ready.push(entry) {
-            refused.call.answer(Err(self.closed_error()));
+    /// The time a client should stay away: photos queued × measured seconds a photo.
+    pub(super) fn retry_after(&self) -> Duration {
+        self.pace.retry_after(self.slots.used())
+    }
+
+    /// Who waits for a thread at this moment.
+    pub(super) fn waiting(&self) -> Queued {
+        Queued { encoded: !self.encoded.is_empty(), ready: !self.ready.is_empty() }
+    }
+
+    /// Hands photos to the decode pool.
+    pub(super) fn push_encoded(&self, entries: Vec<Entry<Bytes>>) {
+        self.refuse(self.encoded.push(entries));
+    }
+
+    /// Hands prepared photos to the devices' threads.
+    pub(super) fn push_ready(&self, entries: Vec<Entry<Prepared>>) {
+        self.refuse(self.ready.push(entries));
+    }
+
+    /// Answers what met a closed queue.
+    fn refuse<P>(&self, pushed: Result<(), Vec<Entry<P>>>) {
+        for entry in pushed.err().into_iter().flatten() {
+            entry.call.answer(Err(self.closed_error()));
         }
     }
 }

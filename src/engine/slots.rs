@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use prometheus::IntGauge;
 use tokio::sync::watch;
 
+use super::lane::{InLane, Lane};
+
 /// The places of the queue.
 pub(super) struct Slots {
     limit: usize,
@@ -57,7 +59,10 @@ impl Drop for Slot {
 pub(super) struct Outstanding(Arc<watch::Sender<usize>>);
 
 /// One unanswered entry; counted until dropped.
-pub(super) struct Unanswered(Arc<watch::Sender<usize>>);
+pub(super) struct Unanswered {
+    count: Arc<watch::Sender<usize>>,
+    _lane: InLane,
+}
 
 impl Default for Outstanding {
     fn default() -> Self {
@@ -71,9 +76,9 @@ impl Outstanding {
         *self.0.borrow()
     }
 
-    pub(super) fn enter(&self) -> Unanswered {
+    pub(super) fn enter(&self, lane: &Arc<Lane>) -> Unanswered {
         self.0.send_modify(|count| *count += 1);
-        Unanswered(self.0.clone())
+        Unanswered { count: self.0.clone(), _lane: lane.enter() }
     }
 
     /// Resolves when every entry is answered.
@@ -85,7 +90,7 @@ impl Outstanding {
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.count.send_modify(|count| *count -= 1);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::knee::{self, Knee};
+use super::knee::{self, Knee, Row};
 use super::runner::{Breathe, Runner, RunnerError, RunnerFactory, Warmup};
 use super::shared::Shared;
 use super::{BatchLimit, ModelSpec, Prepared, device};
@@ -16,6 +16,8 @@ pub(super) struct Warm {
     pub(super) runner: Box<dyn Runner>,
     /// Photos in one pass, at most.
     pub(super) limit: usize,
+    /// Its pass of the largest size that was measured.
+    pub(super) pass: Row,
 }
 
 /// The largest batch that `auto` looks at.
@@ -44,53 +46,46 @@ pub(super) fn build(
         breathe();
         time
     };
-    let limit = match shared.settings.max_batch_size {
-        BatchLimit::Fixed(size) => buckets(shared, warmup, &device, size.clamp(1, most), &mut run),
+    let found = match shared.settings.max_batch_size {
+        BatchLimit::Fixed(size) => buckets(warmup, &device, size.clamp(1, most), &mut run),
         BatchLimit::Auto => {
             let knee = knee::find(AUTO_MOST.min(most), &shared.clock, &mut run);
             knee.map(|Knee { limit, table, ended }| {
                 let rows: Vec<String> = table.iter().map(ToString::to_string).collect();
                 tracing::info!(model = %spec.name, %device, limit, "batch sizes: {}; {ended}", rows.join(", "));
-                if let Some(row) = table.iter().find(|row| row.size == limit) {
-                    shared.pace.warmed(row.time, row.size, shared.device_count());
-                }
-                limit
+                (limit, table.into_iter().find(|row| row.size == limit))
             })
         }
     };
-    let limit = limit.map_err(|error| unfit(&device, error))?;
-    Ok(Warm { runner, limit })
+    let (limit, row) = found.map_err(|error| unfit(&device, error))?;
+    let pass = row.unwrap_or(Row { size: 1, time: Duration::ZERO });
+    Ok(Warm { runner, limit, pass })
 }
 
-/// Runs the batches of a kind of device up to `asked`; the last that fits into its memory is the limit.
+/// Runs the batches of a kind of device up to `asked`; the last that fits into its memory is the limit. Its pass is told, as the first
+/// pays for what is loaded and allocated once.
 fn buckets(
-    shared: &Shared,
     warmup: Warmup,
     device: &str,
     asked: usize,
     run: &mut dyn FnMut(usize) -> Result<Duration, RunnerError>,
-) -> Result<usize, RunnerError> {
-    let (mut limit, mut last) = (asked, None);
+) -> Result<(usize, Option<Row>), RunnerError> {
+    let mut last = None::<Row>;
     for size in warmup.sizes(asked) {
         match (run(size), last) {
-            (Ok(time), _) => last = Some((time, size)),
-            (Err(RunnerError::OutOfMemory(reason)), Some((_, fitted))) => {
+            (Ok(time), _) => last = Some(Row { size, time }),
+            (Err(RunnerError::OutOfMemory(reason)), Some(Row { size: fitted, .. })) => {
                 tracing::warn!(
                     %device,
                     reason,
                     "out of memory with batches of {size}: the limit is {fitted}, not {asked}"
                 );
-                limit = fitted;
-                break;
+                return Ok((fitted, last));
             }
             (Err(error), _) => return Err(error),
         }
     }
-    // Only the last: the first pass pays for what is loaded and allocated once.
-    if let Some((time, size)) = last {
-        shared.pace.warmed(time, size, shared.device_count());
-    }
-    Ok(limit)
+    Ok((asked, last))
 }
 
 /// An error of building or warming, as whoever starts a service should read it.

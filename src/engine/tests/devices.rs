@@ -168,6 +168,16 @@ async fn two_devices_share_one_queue() {
 }
 
 #[tokio::test]
+async fn prepared_photos_of_one_request_are_one_batch_on_an_idle_device() {
+    let card = Card::cuda(64);
+    let bench = ready(32, &[&card]).await;
+    for _ in 0..50 {
+        scores(admit(&bench, 1..=32)).await;
+        assert_eq!(card.sizes(), [32]);
+    }
+}
+
+#[tokio::test]
 async fn a_model_is_there_when_its_last_device_is_warm() {
     let (one, two) = (Card::cuda(64), Card::new("cuda:1", Warmup::Buckets, 64));
     two.hold();

@@ -1,11 +1,14 @@
 //! Promises of the engine, kept by a runner that stands at a gate instead of a device.
 //!
-//! The gate lets one batch through a permit, so that tests decide what happens while the device is busy; nothing here
-//! waits for a clock except where a deadline is the subject.
+//! The gate lets one batch through a permit, so that tests decide what happens while the device is busy. They wait for what they
+//! can see (a batch begun, photos before the device), and for a clock only where a deadline or a grace is the subject.
 
+mod bursts;
 mod devices;
 mod models;
+mod queues;
 mod simulation;
+mod world;
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -113,8 +116,8 @@ impl Rig {
     }
 
     /// Waits until `count` photos are decoded and stand before the device.
-    async fn decoded(&self, count: u64) {
-        until(|| self.metrics.decode_duration.get_sample_count() >= count).await;
+    async fn decoded(&self, count: usize) {
+        until(|| self.engine.shared().ready.len() >= count).await;
     }
 }
 
@@ -130,8 +133,6 @@ async fn until(mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < patience, "waited 30 s in vain");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    // The last step of a decode, the push, follows its measurement.
-    tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
 fn settings(max_batch_size: usize, max_queue_size: usize) -> EngineSettings {
@@ -144,7 +145,7 @@ async fn photos_that_come_while_the_device_is_busy_join_the_next_batch_up_to_the
     let rig = Rig::new(settings(4, 16)).await;
     let first = rig.occupy().await;
     let later: Vec<_> = (10..16).map(|value| rig.send(value)).collect();
-    rig.decoded(7).await;
+    rig.decoded(6).await;
     rig.open(3);
     assert_eq!(first.wait().await.expect("scores"), Scores(vec![1.0, 1.0]));
     for (ticket, value) in later.into_iter().zip(10..16_u8) {
@@ -175,7 +176,7 @@ async fn a_client_that_goes_frees_its_slot_while_the_device_is_still_busy() {
     let rig = Rig::new(settings(1, 2)).await;
     let busy = rig.occupy().await;
     let (gone, stays) = (rig.send(2), rig.send(3));
-    rig.decoded(3).await;
+    rig.decoded(2).await;
     drop(gone);
     let late = rig.send(4);
     rig.open(3);
@@ -208,7 +209,7 @@ async fn one_bad_photo_never_harms_its_batch() {
         let rig = Rig::new(settings(4, 16)).await;
         let busy = rig.occupy().await;
         let tickets = [rig.send(20), rig.send(bad), rig.send(21)];
-        rig.decoded(4).await;
+        rig.decoded(3).await;
         rig.open(5);
         busy.wait().await.expect("scores");
         let [first, harmed, last] = tickets;
@@ -296,10 +297,29 @@ async fn a_request_that_asks_for_what_is_not_there_is_refused_by_name() {
 }
 
 #[tokio::test]
+async fn clients_that_have_left_are_not_counted_among_the_photos_ahead() {
+    let rig = Rig::new(settings(1, 64)).await;
+    rig.engine.shared().pace.warmed(rig.model.lane(), Duration::from_secs(10), 1, 1);
+    let busy = rig.occupy().await;
+    let gone: Vec<_> = (0..8)
+        .map(|_| rig.try_send_until(2, Instant::now() + Duration::from_secs(600)).expect("time enough"))
+        .collect();
+    let soon = || Instant::now() + Duration::from_secs(60);
+    assert!(matches!(rig.engine.admissible(soon()), Err(EngineError::DeadlineUnmeetable { .. })));
+    drop(gone);
+    rig.engine.admissible(soon()).expect("one is ahead");
+    let next = rig.try_send_until(3, soon()).expect("one is ahead");
+    rig.open(2);
+    busy.wait().await.expect("scores");
+    next.wait().await.expect("scores");
+    assert_eq!(*rig.batches.lock().expect("unpoisoned"), [[0], [1], [3]]);
+}
+
+#[tokio::test]
 async fn a_deadline_that_the_photos_ahead_make_impossible_is_refused_at_once_and_an_idle_engine_tries() {
     let rig = Rig::new(settings(1, 64)).await;
     // A warm-up pass that took a minute.
-    rig.engine.pretend_pace(Duration::from_secs(60));
+    rig.engine.shared().pace.warmed(rig.model.lane(), Duration::from_secs(60), 1, 1);
     let soon = || Instant::now() + Duration::from_secs(30);
     let lone = rig.try_send_until(1, soon()).expect("nobody is ahead: the measure may be old");
     until(|| rig.batches.lock().expect("unpoisoned").len() == 2).await;

@@ -201,3 +201,56 @@ async fn an_engine_that_ends_tells_whoever_waits_for_a_model() {
     assert!(matches!(error, EngineError::DeviceUnavailable { .. }), "{error}");
     drop(never);
 }
+
+/// A runner that cannot be dropped.
+struct Sticky;
+
+impl Drop for Sticky {
+    fn drop(&mut self) {
+        panic!("a driver's bug");
+    }
+}
+
+impl Runner for Sticky {
+    fn run(&mut self, batch: &[Prepared]) -> Result<Vec<Vec<f32>>, RunnerError> {
+        Ok(batch.iter().map(|_| vec![0.0]).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_device_whose_thread_panics_fails_the_engine() {
+    let engine = start(1);
+    let sticky = RunnerFactory::new("cpu", Warmup::OnePhoto, || Ok(Sticky));
+    let (old, new) = (
+        engine.load(parts(vec![sticky])).await.expect("a model"),
+        engine.load(Adder::new(1).parts()).await.expect("a model"),
+    );
+    drop(old);
+    // The device drops the old one after the next batch, or when it looks again.
+    let _ = send(&engine, &new, 2).wait().await;
+    let mut status = engine.status();
+    let failed = status.wait_for(|status| matches!(status, EngineStatus::Failed(_))).await;
+    assert_eq!(*failed.expect("the engine lives"), EngineStatus::Failed("a device's thread panicked".into()));
+}
+
+#[tokio::test]
+async fn an_engine_that_drains_or_is_drained_is_not_failed_by_what_comes_after() {
+    let (engine, adder) = (start(1), Adder::new(1));
+    let model = engine.load(adder.parts()).await.expect("a model");
+    adder.hold(true);
+    let busy = send(&engine, &model, 2);
+    let status = engine.status();
+    let drain = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.drain(Duration::from_secs(60)).await }
+    });
+    until(|| *status.borrow() == EngineStatus::Draining).await;
+    engine.give_up("no model to begin with");
+    assert_eq!(*status.borrow(), EngineStatus::Draining);
+    adder.hold(false);
+    assert_eq!(score(busy).await, 3.0);
+    assert!(drain.await.expect("no panic"));
+    engine.give_up("no model to begin with");
+    engine.shared().fail("the device fell off the bus");
+    assert_eq!(*status.borrow(), EngineStatus::Stopped);
+}

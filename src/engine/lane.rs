@@ -1,0 +1,103 @@
+//! A model's part in the pace: its photos in the engine, and the measured seconds that one of them takes.
+//!
+//! Kept with the model, so that a new version begins with its own warm-up and a slow model's queue is not judged by a fast one.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// One a model, shared by its handles, its photos and the pace.
+#[derive(Default)]
+pub(super) struct Lane {
+    unanswered: AtomicUsize,
+    sums: Mutex<Sums>,
+}
+
+/// One unanswered photo of a model; counted until dropped.
+pub(super) struct InLane(Arc<Lane>);
+
+/// Two sums that forget: time, and the photos that left in it.
+#[derive(Default)]
+struct Sums {
+    seconds: f64,
+    photos: f64,
+    /// Whether photos of clients are in the sums; until then they are the warm-up's.
+    real: bool,
+}
+
+/// Departures are remembered for about so many seconds, so that a change of load shows soon …
+const MEMORY: f64 = 1.0;
+/// … or for about so many batches, where those are slower.
+const BATCHES: f64 = 6.0;
+
+impl Lane {
+    pub(super) fn enter(self: &Arc<Self>) -> InLane {
+        self.unanswered.fetch_add(1, Ordering::AcqRel);
+        InLane(self.clone())
+    }
+
+    /// Photos admitted and not yet answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Acquire)
+    }
+
+    /// Seconds a photo; `None` until something was measured.
+    pub(super) fn each(&self) -> Option<f64> {
+        let sums = self.lock();
+        (sums.photos > 0.0).then(|| sums.seconds / sums.photos)
+    }
+
+    /// What stands in for clients' photos until there are any.
+    pub(super) fn warmed(&self, seconds: f64, photos: usize) {
+        let mut sums = self.lock();
+        if !sums.real {
+            *sums = Sums { seconds, photos: photos.max(1) as f64, real: false };
+        }
+    }
+
+    /// So many photos left in so much time.
+    pub(super) fn add(&self, time: Duration, photos: usize) {
+        let (mut sums, seconds) = (self.lock(), time.as_secs_f64());
+        let memory = MEMORY.max(BATCHES * seconds);
+        let kept = if sums.real { (-seconds / memory).exp() } else { 0.0 };
+        *sums = Sums {
+            seconds: sums.seconds * kept + seconds,
+            photos: sums.photos * kept + photos as f64,
+            real: true,
+        };
+    }
+
+    /// The time that so many photos take, by the pace so far.
+    #[cfg(test)]
+    pub(super) fn time_of(&self, photos: u32) -> Duration {
+        Duration::from_secs_f64(self.each().unwrap_or_default() * f64::from(photos))
+    }
+
+    /// Whoever panicked holding the lock left sums: any values of them are usable.
+    fn lock(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for InLane {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_follows_the_devices_whether_they_are_fast_or_slow() {
+        for (before, after) in [(10, 80), (80, 10), (4_000, 32_000), (32_000, 4_000)] {
+            let lane = Lane::default();
+            for (time, batches) in [(before, 600), (after, 600)] {
+                (0..batches).for_each(|_| lane.add(Duration::from_millis(time), 4));
+                let (found, want) = (lane.time_of(4).as_secs_f64(), time as f64 / 1000.0);
+                assert!((found / want - 1.0).abs() < 0.02, "{before} → {after}: {found} for {want}");
+            }
+        }
+    }
+}
