@@ -181,16 +181,29 @@ fn a_full_queue_is_a_503_with_the_time_to_come_back() {
 
 #[test]
 fn bodies_beyond_the_memory_for_them_are_a_503() {
-    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 4_000_000);
-    let mut slow = service.connect();
-    slow.write(&Connection::head("POST", "/classify", &PNG, 3_500_000));
-    service.until(|service| {
-        service.metric("featherlight_http_requests_received_total{route=\"/classify\"}") == 1.0
-    });
+    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 8_000_000);
     let photo = photos::three_megabytes();
-    assert_eq!(service.classify("", &PNG, &photo).row(), row(503, "overloaded"));
-    slow.hang_up();
+    let mut slow: Vec<Connection> = (0..2).map(|_| service.connect()).collect();
+    for connection in &mut slow {
+        connection.write(&Connection::head("POST", "/classify", &PNG, 3_900_000));
+        connection.write(&vec![b'x'; 3_800_000]);
+    }
+    service.until(|service| service.classify("", &PNG, &photo).row() == row(503, "overloaded"));
+    slow.into_iter().for_each(Connection::hang_up);
     service.until(|service| service.classify("", &PNG, &photo).status == 200);
+}
+
+#[test]
+fn bodies_that_are_announced_and_never_come_keep_nobody_out() {
+    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 8_000_000);
+    let mut stalled: Vec<Connection> = (0..30).map(|_| service.connect()).collect();
+    for connection in &mut stalled {
+        connection.write(&Connection::head("POST", "/classify", &PNG, 3_900_000));
+        connection.write(b"only the beginning");
+    }
+    let received = "featherlight_http_requests_received_total{route=\"/classify\"}";
+    service.until(|service| service.metric(received) == 30.0);
+    assert_eq!(service.classify("", &PNG, &photos::three_megabytes()).status, 200);
 }
 
 #[test]

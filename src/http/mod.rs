@@ -7,6 +7,7 @@
 mod access;
 mod auth;
 mod body;
+mod budget;
 mod classify;
 mod composed;
 mod cors;

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::head::InputHead;
 use super::sides;
 use crate::engine::{EngineError, Input};
-use crate::http::body::Reservation;
+use crate::http::budget::Reservation;
 use crate::http::error::ApiError;
 use crate::http::json;
 use crate::http::models::ModelInfo;

@@ -79,14 +79,13 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
     };
     let target = Target::parse(url).map_err(|reason| ApiError::UrlNotAllowed(reason.to_string()))?;
     let place = input.places.clone().try_acquire_owned().map_err(|_| service.overloaded())?;
-    let reservation = service.promise(0)?;
     let end = deadline.min(Instant::now() + input.timeout);
     let withdrawal = Withdrawal(Arc::default());
     let download = Download {
         addresses: input.addresses.clone(),
         end,
         limit: settings.max_body_bytes.min(settings.max_inflight_bytes),
-        reservation,
+        budget: service.bodies().clone(),
         withdrawn: withdrawal.0.clone(),
     };
     let host = target.host().to_owned();
