@@ -251,7 +251,7 @@ fn three_redirects_are_followed_and_a_fourth_is_not() {
     assert_eq!(ask(&service, &chain[2].url("photos.example.com")).status, 200);
     let answer = ask(&service, &chain[3].url("photos.example.com"));
     assert_eq!(answer.row(), row(422, "url_unreachable"));
-    assert!(message(&answer).contains("redirected"), "{answer:?}");
+    assert!(message(&answer).contains("3 redirects"), "{answer:?}");
     let to_itself = Server::start(|_, stream| {
         stream.write_all(
             b"HTTP/1.1 302 Found\r\nlocation: photo.png\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
@@ -391,8 +391,7 @@ fn how_far_a_connection_came_is_not_told() {
             stream.write_all(format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n").as_bytes())
         });
         let answer = ask(&service, &web.url("photos.example.com"));
-        assert_eq!(answer.row(), row(422, "url_unreachable"), "{status}");
-        assert!(message(&answer).contains(&status.to_string()), "{answer:?}");
+        assert_eq!((answer.row(), message(&answer)), (refused.row(), message(&refused)), "{status}");
     }
 }
 

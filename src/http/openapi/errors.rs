@@ -84,7 +84,7 @@ pub(super) const ROWS: [(u16, &str, &str, &str); 24] = [
         422,
         "url_unreachable",
         "nothing was to be had from the URL",
-        "the server of `url` answered with status 404",
+        "`url` gave no answer of status 200 within 10s and 3 redirects",
     ),
     (
         431,

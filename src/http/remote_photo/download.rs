@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ureq::Agent;
@@ -22,7 +22,7 @@ use super::target::{Host, Refusal, Target};
 use crate::http::budget::{ByteBudget, Gathering};
 
 /// Redirects that are followed.
-const REDIRECTS: usize = 3;
+pub(super) const REDIRECTS: usize = 3;
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 /// The head of an answer.
@@ -43,7 +43,7 @@ pub(super) struct Download {
     pub(super) withdrawn: Arc<AtomicBool>,
 }
 
-/// Why there are no bytes. The text is for the log; [`Failure::to_client`] is for the client.
+/// Why there are no bytes. The text is for the log alone: how far a connection came would make the service a scanner of ports.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("not allowed: {0}")]
@@ -60,17 +60,6 @@ pub(super) enum Failure {
     Late,
     #[error("{0}")]
     Unreachable(String),
-}
-
-impl Failure {
-    /// What the client may know: nothing of how far a connection came, which would make the service a scanner of ports.
-    pub(super) fn to_client(&self, timeout: Duration) -> String {
-        match self {
-            Self::Status(status) => format!("the server of `url` answered with status {status}"),
-            Self::TooManyRedirects => format!("`url` is redirected more than {REDIRECTS} times"),
-            _ => format!("no photo was to be had from `url` within {timeout:?}"),
-        }
-    }
 }
 
 impl Download {
