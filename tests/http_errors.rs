@@ -138,6 +138,27 @@ fn a_chunked_photo_within_the_limit_is_served() {
 }
 
 #[test]
+fn chunks_that_are_malformed_are_a_400_and_the_end_of_the_connection() {
+    let service = Running::start();
+    let head = "POST /classify HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n";
+    for chunks in ["zz\r\n", "4\r\nwxyz-\r\n", "f0000000000000003\r\n"] {
+        let mut connection = service.connect();
+        connection.write(format!("{head}{chunks}").as_bytes());
+        let answer = connection.read_answer("POST").expect("an answer");
+        assert_eq!(answer.row(), row(400, "bad_request"), "{chunks}");
+        assert!(answer.text().contains("chunk"), "{answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(connection.closed());
+    }
+    let left = "featherlight_http_requests_total{route=\"/classify\",status=\"499\"}";
+    assert_eq!(service.metric(left), 0.0, "nobody left");
+    let mut connection = service.connect();
+    connection.write(format!("{head}4\r\nwx").as_bytes());
+    connection.hang_up();
+    service.until(|service| service.metric(left) == 1.0);
+}
+
+#[test]
 fn types_and_formats_that_are_not_served_are_415() {
     let service = Running::start();
     let text = service.classify("", &[("content-type", "text/plain")], b"hello");

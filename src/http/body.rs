@@ -2,6 +2,8 @@
 //!
 //! `classify.rs` and `open_inference` read through [`read`]. Nothing here looks into a body.
 
+use std::error::Error;
+use std::io;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -17,8 +19,8 @@ use super::state::Service;
 ///
 /// # Errors
 /// `BodyTooLarge` at once by `Content-Length`, or when the limit is crossed; `RequestTimeout` when it comes too slowly;
-/// `Overloaded` when the memory for bodies is in use; `ClientLeft` when it breaks off; the engine's reason when it stops
-/// being ready meanwhile.
+/// `Overloaded` when the memory for bodies is in use; `ClientLeft` when it breaks off, `BadRequest` when it is malformed; the
+/// engine's reason when it stops being ready meanwhile.
 pub(super) async fn read(
     service: &Service,
     mut body: Body,
@@ -46,7 +48,7 @@ pub(super) async fn read(
             () = tokio::time::sleep_until(end) => return Err(ApiError::RequestTimeout(rounded(patience))),
         };
         let Some(frame) = frame else { break };
-        let Ok(data) = frame.map_err(|_| ApiError::ClientLeft)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if gathering.len() + data.len() as u64 > limit {
             return Err(ApiError::BodyTooLarge { limit: settings.max_body_bytes });
         }
@@ -55,6 +57,18 @@ pub(super) async fn read(
         }
     }
     Ok(gathering.finish())
+}
+
+/// Why a body ended early. A client whose chunks are malformed is still there; any other has gone.
+fn broken(error: axum::Error) -> ApiError {
+    let causes = std::iter::successors(Some(&error as &dyn Error), |error| (*error).source());
+    let kind = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind).next();
+    match kind {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => ApiError::BadRequest(
+            "the body is malformed: its chunks are not as `transfer-encoding: chunked` has them".to_owned(),
+        ),
+        _ => ApiError::ClientLeft,
+    }
 }
 
 /// A duration fit for a message.
