@@ -8,9 +8,12 @@
 
 mod service;
 
+use std::time::Duration;
+
 use serde_json::json;
-use service::Running;
 use service::inference::*;
+use service::photos::{self, FORM};
+use service::{Connection, Running};
 
 #[test]
 fn tensors_beyond_the_memory_for_bodies_are_a_503_and_give_it_back() {
@@ -48,4 +51,44 @@ fn a_clients_own_limit_of_time_is_kept() {
     service.hand.release();
     service.until(|service| service.service.engine().queued() == 0);
     assert_eq!(infer(&service, &unlimited).status, 200);
+}
+
+#[test]
+fn tensors_whose_client_has_left_count_as_long_as_they_lie_in_the_queue() {
+    let service = Running::with_settings(|settings| {
+        settings.max_inflight_bytes = 120_000;
+        settings.request_timeout = Duration::from_secs(600);
+    });
+    service.hand.hold();
+    let photo = photos::plain([90, 0, 0]);
+    std::thread::scope(|scope| {
+        let on_the_device = scope.spawn(|| service.classify("", &[], &photo).status);
+        let taken = "featherlight_queue_duration_seconds_count";
+        service.until(|service| service.metric(taken) == 1.0);
+
+        // 60 × 3 × 8 × 8 values of four bytes: 46 kB of a budget of 120.
+        let values = planes(&vec![[1.0; 3]; 60]);
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let head = json!({"inputs": [{"name": "pixel_values", "datatype": "FP32", "shape": [60, 3, 8, 8],
+            "parameters": {"binary_data_size": bytes.len()}}]});
+        let head = head.to_string();
+        let length = head.len().to_string();
+        let mut leaving = service.connect();
+        let path = "/v2/models/colours/infer";
+        leaving.write(&Connection::head("POST", path, &[(LENGTH, &length)], head.len() + bytes.len()));
+        leaving.write(head.as_bytes());
+        leaving.write(&bytes);
+        service.until(|service| service.service.engine().queued() == 60);
+        leaving.hang_up();
+        let left = "featherlight_http_requests_total{route=\"/v2/models/{model}/infer\",status=\"499\"}";
+        service.until(|service| service.metric(left) == 1.0);
+
+        // A form is copied once: 50 kB need 100.
+        let form = photos::form(&[("a", &[b'x'; 50_000])]);
+        let sent = || service.classify("", &[("content-type", FORM)], &form).status;
+        assert_eq!(sent(), 503, "the tensors are still there");
+        service.hand.release();
+        assert_eq!(on_the_device.join().expect("no panic"), 200);
+        service.until(|_| sent() == 415);
+    });
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::head::InputHead;
 use super::sides;
-use crate::engine::{EngineError, Input};
+use crate::engine::{EngineError, Held, Input};
 use crate::http::budget::Reservation;
 use crate::http::error::ApiError;
 use crate::http::json;
@@ -36,16 +36,8 @@ pub(super) fn inputs(info: &ModelInfo) -> [(&'static str, &'static str, Vec<usiz
     ]
 }
 
-/// What a request holds, ready for the engine.
-#[derive(Debug)]
-pub(super) struct Batch {
-    /// One an image, in order.
-    pub(super) inputs: Vec<Input>,
-    /// The memory of copies: promised until the answer is there.
-    pub(super) promised: Option<Arc<Reservation>>,
-}
-
-/// Reads one input; `binary` holds its bytes where they came beside the JSON.
+/// Reads one input, one for the engine an image; `binary` holds its bytes where they came beside the JSON. The memory of copies is
+/// promised as long as they live.
 ///
 /// # Errors
 /// `BadRequest` naming what is wrong; `Overloaded` when the memory for copies is in use.
@@ -54,7 +46,7 @@ pub(super) fn read(
     info: &ModelInfo,
     input: &InputHead<'_>,
     binary: Option<Bytes>,
-) -> Result<Batch, ApiError> {
+) -> Result<Vec<Input>, ApiError> {
     let known = inputs(info);
     let found = known.iter().find(|(name, ..)| *name == input.name);
     let Some((name, datatype, one)) = found else {
@@ -119,7 +111,7 @@ fn wrong_size(name: &str, found: usize, wanted: usize) -> ApiError {
 }
 
 /// Each with four bytes of length before it, little-endian; slices of the body, not copies.
-fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Batch, ApiError> {
+fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Vec<Input>, ApiError> {
     let cut = |index: usize| {
         ApiError::BadRequest(format!(
             "the binary data of input `{IMAGE}` ends within element {index} of {count}"
@@ -137,11 +129,11 @@ fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Batch, ApiError> {
             "{left} bytes are left of input `{IMAGE}` after {count} elements"
         )));
     }
-    Ok(Batch { inputs, promised: None })
+    Ok(inputs)
 }
 
 /// JSON holds no bytes: each is base64.
-fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Batch, ApiError> {
+fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Vec<Input>, ApiError> {
     let promised = promise(service, data.get().len() / 4 + 1, 3, 1)?;
     let mut inputs = Vec::with_capacity(count);
     data::texts(data, &mut |text| {
@@ -157,10 +149,15 @@ fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Batch
     if inputs.len() < count {
         return Err(unusable(IMAGE, &format!("{} elements, the shape tells of {count}", inputs.len())));
     }
-    Ok(Batch { inputs, promised: Some(promised) })
+    Ok(inputs)
 }
 
-fn binary_values(service: &Service, count: usize, one: &[usize], bytes: &Bytes) -> Result<Batch, ApiError> {
+fn binary_values(
+    service: &Service,
+    count: usize,
+    one: &[usize],
+    bytes: &Bytes,
+) -> Result<Vec<Input>, ApiError> {
     let values: usize = one.iter().product();
     let wanted = count.saturating_mul(values).saturating_mul(4);
     if bytes.len() != wanted {
@@ -172,7 +169,12 @@ fn binary_values(service: &Service, count: usize, one: &[usize], bytes: &Bytes) 
     tensors(images, promised)
 }
 
-fn json_values(service: &Service, count: usize, one: &[usize], data: &RawValue) -> Result<Batch, ApiError> {
+fn json_values(
+    service: &Service,
+    count: usize,
+    one: &[usize],
+    data: &RawValue,
+) -> Result<Vec<Input>, ApiError> {
     let values: usize = one.iter().product();
     let promised = promise(service, count, values, 4)?;
     let mut images: Vec<Vec<f32>> = Vec::with_capacity(count);
@@ -194,16 +196,19 @@ fn json_values(service: &Service, count: usize, one: &[usize], data: &RawValue) 
 }
 
 /// Finite values only: what is none gives no scores either, and that is then no fault of the service.
-fn tensors(images: impl Iterator<Item = Vec<f32>>, promised: Arc<Reservation>) -> Result<Batch, ApiError> {
+fn tensors(
+    images: impl Iterator<Item = Vec<f32>>,
+    promised: Arc<Reservation>,
+) -> Result<Vec<Input>, ApiError> {
     let checked =
         images.enumerate().map(|(index, image)| match image.iter().all(|value| value.is_finite()) {
-            true => Ok(Input::Tensor(image)),
+            true => Ok(Input::Tensor(Held::new(image, promised.clone()))),
             false => Err(unusable(
                 PIXEL_VALUES,
                 &format!("image {index} holds a value that is no finite number of 32 bits"),
             )),
         });
-    Ok(Batch { inputs: checked.collect::<Result<_, _>>()?, promised: Some(promised) })
+    checked.collect()
 }
 
 fn binary_pixels(
@@ -211,7 +216,7 @@ fn binary_pixels(
     info: &ModelInfo,
     count: usize,
     bytes: &Bytes,
-) -> Result<Batch, ApiError> {
+) -> Result<Vec<Input>, ApiError> {
     let (height, width) = sides(info);
     let one = height * width * 3;
     let wanted = count.saturating_mul(one);
@@ -227,7 +232,7 @@ fn json_pixels(
     info: &ModelInfo,
     count: usize,
     data: &RawValue,
-) -> Result<Batch, ApiError> {
+) -> Result<Vec<Input>, ApiError> {
     let (height, width) = sides(info);
     let one = height * width * 3;
     let promised = promise(service, count, one, 1)?;
@@ -256,10 +261,13 @@ fn pixels(
     info: &ModelInfo,
     images: impl Iterator<Item = Vec<u8>>,
     promised: Arc<Reservation>,
-) -> Result<Batch, ApiError> {
+) -> Result<Vec<Input>, ApiError> {
     let (height, width) = sides(info);
-    let inputs = images.map(|image| Pixels::new(width, height, image).map(Input::Pixels));
-    Ok(Batch { inputs: inputs.collect::<Result<_, _>>()?, promised: Some(promised) })
+    let input = |image| {
+        let pixels = Pixels::new(width, height, image)?;
+        Ok(Input::Pixels(Held::new(pixels, promised.clone())))
+    };
+    images.map(input).collect()
 }
 
 /// Whether the last of `images` is there, and whole.
