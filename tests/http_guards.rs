@@ -202,10 +202,16 @@ fn an_address_that_is_too_long_is_a_414() {
     let path = |length: usize| format!("/{}", "a".repeat(length - 1));
     assert_eq!(service.get(&path(8193)).row(), row(414, "uri_too_long"));
     assert_eq!(service.get(&format!("/health?{}", "a".repeat(9000))).row(), row(414, "uri_too_long"));
+    // The rest of its body is read on for a while, but no further request: the answer says so.
+    let mut post = service.connect();
+    post.write(&Connection::head("POST", &path(8193), &[], 1000));
+    let answer = post.read_answer("POST").expect("an answer before the body was sent");
+    assert_eq!(answer.row(), row(414, "uri_too_long"));
+    assert_eq!(answer.header("connection"), Some("close"));
     let long = service.get(&path(8192));
     assert_eq!(long.row(), row(404, "not_found"));
     assert!(long.body.len() < 1000, "the answer does not repeat it whole");
-    assert_eq!(service.metric("featherlight_rejected_total{reason=\"uri_too_long\"}"), 2.0);
+    assert_eq!(service.metric("featherlight_rejected_total{reason=\"uri_too_long\"}"), 3.0);
 }
 
 #[test]

@@ -119,6 +119,8 @@ async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Requ
 
     let request = Request::from_parts(head, Body::new(body));
     let mut response = if too_long {
+        // Here and not at the end: only then is it known whether a body was left unread.
+        drop(request);
         ApiError::UriTooLong { limit: LONGEST_URI }.into_response()
     } else {
         uninterrupted(next.run(request)).await.unwrap_or_else(|error| {
