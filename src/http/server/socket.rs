@@ -10,7 +10,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,14 +25,14 @@ use crate::http::state::Service;
 #[derive(Debug)]
 pub(super) struct Conversation(Mutex<Stage>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Stage {
     /// Nothing has come since.
     Idle { since: Instant },
     /// The head of a request is coming.
     Head { since: Instant },
-    /// The service has the request; `begun` once it has looked at it.
-    Answering { begun: bool },
+    /// The service has the request; `begun` once it has looked at it, for which the socket may be waiting.
+    Answering { begun: bool, waiting: Option<Waker> },
 }
 
 /// As long as it lives a request is being answered.
@@ -45,13 +45,27 @@ impl Conversation {
     }
 
     pub(super) fn answering(self: &Arc<Self>) -> Answering {
-        *self.lock() = Stage::Answering { begun: false };
+        self.turn(Stage::Answering { begun: false, waiting: None });
         Answering(self.clone())
     }
 
-    /// Whether a request was taken that the service has not looked at.
-    fn has_news(&self) -> bool {
-        matches!(*self.lock(), Stage::Answering { begun: false })
+    /// Whether a request was taken that the service has not looked at; the task is woken when it has.
+    fn has_news(&self, context: &Context<'_>) -> bool {
+        match &mut *self.lock() {
+            Stage::Answering { begun: false, waiting } => {
+                *waiting = Some(context.waker().clone());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Goes on to `stage`.
+    fn turn(&self, stage: Stage) {
+        let before = std::mem::replace(&mut *self.lock(), stage);
+        if let Stage::Answering { waiting: Some(waker), .. } = before {
+            waker.wake();
+        }
     }
 
     /// Bytes have come: outside of a request, the first of a head.
@@ -78,13 +92,13 @@ impl Conversation {
 impl Answering {
     /// The service looks at the request.
     pub(super) fn begin(&self) {
-        *self.0.lock() = Stage::Answering { begun: true };
+        self.0.turn(Stage::Answering { begun: true, waiting: None });
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        *self.0.lock() = Stage::Idle { since: Instant::now() };
+        self.0.turn(Stage::Idle { since: Instant::now() });
     }
 }
 
@@ -260,10 +274,7 @@ impl AsyncRead for Socket {
             }
             // A client that sends its request and leaves at once: hyper would drop the request with the connection before
             // the service has seen it, and nobody would have counted it.
-            Poll::Ready(_) if self.conversation.has_news() => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
+            Poll::Ready(_) if self.conversation.has_news(context) => Poll::Pending,
             ended => ended,
         }
     }
