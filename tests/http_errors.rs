@@ -123,6 +123,22 @@ fn a_body_over_the_limit_is_a_413_at_once_or_when_it_is_crossed() {
 }
 
 #[test]
+fn a_form_that_would_never_find_room_is_a_413_that_names_the_limit_and_one_within_it_is_served() {
+    let photo = photos::three_megabytes();
+    let form = photos::form(&[("a.png", &photo)]);
+    for (memory, status) in [(2 * form.len() as u64, 200), (2 * form.len() as u64 - 2, 413)] {
+        let service = Running::with_settings(|settings| settings.max_inflight_bytes = memory);
+        let answer = service.classify("", &[("content-type", FORM)], &form);
+        assert_eq!(answer.status, status, "{answer:?}");
+        let limit = memory / 2;
+        assert_eq!(service.get("/info").json()["limits"]["max_body_bytes"], limit);
+        if status == 413 {
+            assert!(answer.text().contains(&format!("larger than {limit} bytes")), "{answer:?}");
+        }
+    }
+}
+
+#[test]
 fn a_chunked_photo_within_the_limit_is_served() {
     let service = Running::start();
     let photo = photos::three_megabytes();

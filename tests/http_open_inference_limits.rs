@@ -16,16 +16,23 @@ use service::photos::{self, FORM};
 use service::{Connection, Running};
 
 #[test]
-fn tensors_beyond_the_memory_for_bodies_are_a_503_and_give_it_back() {
-    // A body of numbers fits; with its copy it does not.
-    let body = json!({"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [60, 8, 8, 3], "data": vec![7; 11520]}]});
-    let length = body.to_string().len() as u64;
-    let service = Running::with_settings(|settings| settings.max_inflight_bytes = length + 10_000);
-    assert_eq!(refusal(&infer(&service, &body)).0, 503);
-    let small = json!({"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [40, 8, 8, 3], "data": vec![7; 7680]}]});
+fn tensors_that_never_find_room_are_a_413_with_the_number_that_does() {
+    // Two bytes of JSON a value, four of its copy: the body fits, its tensors do not.
+    let values = |count: usize| {
+        json!({"inputs": [{"name": "pixel_values", "datatype": "FP32", "shape": [count, 3, 8, 8],
+            "data": vec![7; count * 192]}]})
+    };
+    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 50_000);
+    let (status, message) = refusal(&infer(&service, &values(60)));
+    assert_eq!(status, 413);
+    assert!(message.contains("which are 32;"), "{message}");
     for _ in 0..5 {
-        assert_eq!(infer(&service, &small).status, 200);
+        assert_eq!(infer(&service, &values(32)).status, 200, "what was promised is given back");
     }
+    let tiny = Running::with_settings(|settings| settings.max_inflight_bytes = 1_000);
+    let (status, message) = refusal(&infer(&tiny, &values(1)));
+    assert_eq!(status, 413);
+    assert!(message.contains("500 bytes"), "{message}");
 }
 
 #[test]

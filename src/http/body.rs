@@ -28,14 +28,14 @@ pub(super) async fn read(
     deadline: Instant,
 ) -> Result<Bytes, ApiError> {
     let settings = service.settings();
-    let limit = settings.max_body_bytes.min(settings.max_inflight_bytes);
+    let limit = settings.body_limit();
     let patience = settings.body_timeout.min(deadline.saturating_duration_since(start));
     let end = tokio::time::Instant::from_std(start + patience);
 
     // The exact length where the client gave one (`Content-Length`); a chunked body says nothing.
     let declared = body.size_hint().exact();
     if declared.is_some_and(|length| length > limit) {
-        return Err(ApiError::BodyTooLarge { limit: settings.max_body_bytes });
+        return Err(ApiError::BodyTooLarge { limit });
     }
     // What would find no room now is not begun; but a length alone is promised nothing.
     drop(service.promise(declared.unwrap_or(0))?);
@@ -50,7 +50,7 @@ pub(super) async fn read(
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         if gathering.len() + data.len() as u64 > limit {
-            return Err(ApiError::BodyTooLarge { limit: settings.max_body_bytes });
+            return Err(ApiError::BodyTooLarge { limit });
         }
         if !gathering.keep(&data, declared.unwrap_or(limit)) {
             return Err(service.overloaded());

@@ -167,7 +167,7 @@ pub(super) async fn info(State(service): State<Service>) -> Result<Json<Info>, A
         limits: Limits {
             max_batch_size,
             max_queue_size: settings.engine.max_queue_size,
-            max_body_bytes: settings.max_body_bytes,
+            max_body_bytes: settings.body_limit(),
             max_pixels: settings.max_pixels,
             max_photos_per_request: settings.photos_per_request(),
             request_timeout_ms: u64::try_from(settings.request_timeout.as_millis()).unwrap_or(u64::MAX),

@@ -99,11 +99,16 @@ fn count(service: &Service, name: &str, one: &[usize], shape: &Few<u64>) -> Resu
     }
 }
 
-/// Promises memory for a copy of `count` × `one` values of `size` bytes.
-fn promise(service: &Service, count: usize, one: usize, size: usize) -> Result<Arc<Reservation>, ApiError> {
-    let bytes = count.checked_mul(one).and_then(|values| values.checked_mul(size));
-    let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-    service.promise(bytes).map(Arc::new)
+/// Promises memory for a copy of `count` images of `one` bytes each. A body takes half of all memory at most, and its copies the
+/// other half: more never find room.
+fn promise(service: &Service, count: usize, one: usize) -> Result<Arc<Reservation>, ApiError> {
+    let half = service.settings().max_inflight_bytes / 2;
+    let room = usize::try_from(half).unwrap_or(usize::MAX) / one.max(1);
+    match room {
+        0 => Err(ApiError::BodyTooLarge { limit: half }),
+        limit if limit < count => Err(ApiError::TooManyPhotos { limit }),
+        _ => service.promise(count as u64 * one as u64).map(Arc::new),
+    }
 }
 
 fn wrong_size(name: &str, found: usize, wanted: usize) -> ApiError {
@@ -134,7 +139,7 @@ fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Vec<Input>, ApiError>
 
 /// JSON holds no bytes: each is base64.
 fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Vec<Input>, ApiError> {
-    let promised = promise(service, data.get().len() / 4 + 1, 3, 1)?;
+    let promised = Arc::new(service.promise(data.get().len() as u64 / 4 * 3 + 3)?);
     let mut inputs = Vec::with_capacity(count);
     data::texts(data, &mut |text| {
         if inputs.len() == count {
@@ -163,7 +168,7 @@ fn binary_values(
     if bytes.len() != wanted {
         return Err(wrong_size(PIXEL_VALUES, bytes.len(), wanted));
     }
-    let promised = promise(service, count, values, 4)?;
+    let promised = promise(service, count, values * 4)?;
     let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let images = bytes.chunks_exact(values * 4).map(|image| image.chunks_exact(4).map(number).collect());
     tensors(images, promised)
@@ -176,7 +181,7 @@ fn json_values(
     data: &RawValue,
 ) -> Result<Vec<Input>, ApiError> {
     let values: usize = one.iter().product();
-    let promised = promise(service, count, values, 4)?;
+    let promised = promise(service, count, values * 4)?;
     let mut images: Vec<Vec<f32>> = Vec::with_capacity(count);
     data::numbers(data, &mut |number| {
         if images.last().is_none_or(|image| image.len() == values) {
@@ -223,7 +228,7 @@ fn binary_pixels(
     if bytes.len() != wanted {
         return Err(wrong_size(PIXELS, bytes.len(), wanted));
     }
-    let promised = promise(service, count, one, 1)?;
+    let promised = promise(service, count, one)?;
     pixels(info, bytes.chunks_exact(one).map(<[u8]>::to_vec), promised)
 }
 
@@ -235,7 +240,7 @@ fn json_pixels(
 ) -> Result<Vec<Input>, ApiError> {
     let (height, width) = sides(info);
     let one = height * width * 3;
-    let promised = promise(service, count, one, 1)?;
+    let promised = promise(service, count, one)?;
     let mut images: Vec<Vec<u8>> = Vec::with_capacity(count);
     data::numbers(data, &mut |number| {
         if images.last().is_none_or(|image| image.len() == one) {

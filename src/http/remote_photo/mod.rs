@@ -85,7 +85,7 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
     let download = Download {
         addresses: input.addresses.clone(),
         end,
-        limit: settings.max_body_bytes.min(settings.max_inflight_bytes),
+        limit: settings.body_limit(),
         budget: service.bodies().clone(),
         withdrawn: withdrawal.0.clone(),
     };
