@@ -5,7 +5,9 @@
 //! here ever sees a tensor or opens a file.
 
 mod access;
+mod aside;
 mod auth;
+mod base64_text;
 mod body;
 mod budget;
 mod classify;

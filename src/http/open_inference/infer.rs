@@ -16,13 +16,13 @@ use super::head::Head;
 use super::tensors;
 use super::{ModelPath, find};
 use crate::engine::{EngineError, Input};
-use crate::http::body;
 use crate::http::error::ApiError;
 use crate::http::models::Served;
 use crate::http::parameters::patience;
 use crate::http::segments::Segments;
 use crate::http::state::Service;
 use crate::http::strict::{Few, Object};
+use crate::http::{aside, body};
 use crate::scores::Function;
 
 /// A request taken apart.
@@ -53,14 +53,11 @@ pub(crate) async fn infer(
     service.engine().admissible(deadline)?;
     let header_length = header_length(&head.headers)?;
     let bytes = body::read(&service, body, start, deadline).await?;
-    // Numbers as JSON take their time: not on a thread that speaks to other clients.
-    let parsing = tokio::task::spawn_blocking({
+    let parsing = aside::parse(bytes.len(), {
         let (service, served) = (service.clone(), served.clone());
         move || parse(&service, &served, header_length, &bytes)
     });
-    let parsing =
-        parsing.await.map_err(|error| ApiError::Internal(format!("a request was not parsed: {error}")))?;
-    let Parsed { id, inputs, wanted, function, timeout } = parsing?;
+    let Parsed { id, inputs, wanted, function, timeout } = parsing.await?;
     if let Some(timeout) = timeout.and_then(|timeout| start.checked_add(timeout)) {
         deadline = deadline.min(timeout);
     }

@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 use super::head::InputHead;
 use super::sides;
 use crate::engine::{EngineError, Held, Input};
+use crate::http::base64_text::{decode, decoded_length, texts};
 use crate::http::budget::Reservation;
 use crate::http::error::ApiError;
-use crate::http::json;
 use crate::http::models::ModelInfo;
 use crate::http::state::Service;
 use crate::http::strict::Few;
@@ -139,18 +139,18 @@ fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Vec<Input>, ApiError>
 
 /// JSON holds no bytes: each is base64.
 fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Vec<Input>, ApiError> {
-    let promised = Arc::new(service.promise(data.get().len() as u64 / 4 * 3 + 3)?);
+    let promised = Arc::new(service.promise(decoded_length(data.get().len()))?);
     let mut inputs = Vec::with_capacity(count);
-    data::texts(data, &mut |text| {
+    for text in texts(data.get()) {
+        let text = text.map_err(|reason| unusable(IMAGE, &reason))?;
         if inputs.len() == count {
-            return Err(format!("more than {count} elements"));
+            return Err(unusable(IMAGE, &format!("more than {count} elements")));
         }
-        let bytes = json::decode(text)
-            .map_err(|error| format!("element {} is no base64 text: {error}", inputs.len()))?;
+        let bytes = decode(text).map_err(|error| {
+            unusable(IMAGE, &format!("element {} is no base64 text: {error}", inputs.len()))
+        })?;
         inputs.push(Input::Photo(promised.clone().hold(bytes)));
-        Ok(())
-    })
-    .map_err(|reason| unusable(IMAGE, &reason))?;
+    }
     if inputs.len() < count {
         return Err(unusable(IMAGE, &format!("{} elements, the shape tells of {count}", inputs.len())));
     }
@@ -288,41 +288,24 @@ fn unusable(name: &str, reason: &str) -> ApiError {
     ApiError::BadRequest(format!("`data` of input `{name}` cannot be used: {reason}"))
 }
 
-/// JSON data, flat or nested in any depth, handed on leaf by leaf.
+/// JSON data, flat or nested in any depth, handed on number by number.
 mod data {
     use std::fmt;
 
-    use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
+    use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
     use serde_json::value::RawValue;
 
-    type Refusable<'a, T> = dyn FnMut(T) -> Result<(), String> + 'a;
-
-    enum Leaves<'a, 'b> {
-        Numbers(&'a mut Refusable<'b, f64>),
-        Texts(&'a mut (dyn FnMut(&str) -> Result<(), String> + 'b)),
-    }
+    type Take<'a> = dyn FnMut(f64) -> Result<(), String> + 'a;
 
     /// Every number, in order.
-    pub(super) fn numbers(data: &RawValue, take: &mut Refusable<'_, f64>) -> Result<(), String> {
-        walk(data, Leaves::Numbers(take))
-    }
-
-    /// Every text, in order.
-    pub(super) fn texts(
-        data: &RawValue,
-        take: &mut dyn FnMut(&str) -> Result<(), String>,
-    ) -> Result<(), String> {
-        walk(data, Leaves::Texts(take))
-    }
-
-    fn walk(data: &RawValue, mut leaves: Leaves<'_, '_>) -> Result<(), String> {
+    pub(super) fn numbers(data: &RawValue, take: &mut Take<'_>) -> Result<(), String> {
         let mut json = serde_json::Deserializer::from_str(data.get());
-        Walk(&mut leaves).deserialize(&mut json).map_err(|error| error.to_string())
+        Walk(take).deserialize(&mut json).map_err(|error| error.to_string())
     }
 
-    struct Walk<'a, 'b, 'c>(&'a mut Leaves<'b, 'c>);
+    struct Walk<'a, 'b>(&'a mut Take<'b>);
 
-    impl<'de> DeserializeSeed<'de> for Walk<'_, '_, '_> {
+    impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
         type Value = ();
 
         fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -330,42 +313,23 @@ mod data {
         }
     }
 
-    impl Walk<'_, '_, '_> {
-        fn number<E: de::Error>(self, number: f64) -> Result<(), E> {
-            match self.0 {
-                Leaves::Numbers(take) => take(number).map_err(E::custom),
-                Leaves::Texts(_) => Err(E::invalid_type(de::Unexpected::Float(number), &self)),
-            }
-        }
-    }
-
-    impl<'de> Visitor<'de> for Walk<'_, '_, '_> {
+    impl<'de> Visitor<'de> for Walk<'_, '_> {
         type Value = ();
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str(match self.0 {
-                Leaves::Numbers(_) => "numbers, in lists",
-                Leaves::Texts(_) => "texts, in lists",
-            })
+            formatter.write_str("numbers, in lists")
         }
 
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
-            self.number(number as f64)
+        fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+            self.0(number as f64).map_err(E::custom)
         }
 
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<(), E> {
-            self.number(number as f64)
+        fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+            self.0(number as f64).map_err(E::custom)
         }
 
-        fn visit_f64<E: de::Error>(self, number: f64) -> Result<(), E> {
-            self.number(number)
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-            match self.0 {
-                Leaves::Texts(take) => take(text).map_err(E::custom),
-                Leaves::Numbers(_) => Err(E::invalid_type(de::Unexpected::Str("…"), &self)),
-            }
+        fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+            self.0(number).map_err(E::custom)
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
