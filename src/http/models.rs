@@ -139,15 +139,24 @@ impl Service {
     /// # Errors
     /// If it cannot be read, loaded or warmed; then nothing has changed.
     pub async fn load(&self, name: &str, source: Arc<dyn ModelSource>) -> Result<Arc<Served>, String> {
+        self.put_in_place(name, source).await.map_err(|error| match error {
+            EngineError::DeviceUnavailable { reason } => reason.to_string(),
+            error => error.to_string(),
+        })
+    }
+
+    /// The same with the reason as the engine has it: `Load` where it is the model's fault.
+    async fn put_in_place(
+        &self,
+        name: &str,
+        source: Arc<dyn ModelSource>,
+    ) -> Result<Arc<Served>, EngineError> {
         let _turn = self.registry().loading.lock().await;
         let (name, opened): (Arc<str>, _) = (name.into(), source.clone());
         let opening = tokio::task::spawn_blocking(move || opened.open());
         let opened = opening.await.unwrap_or_else(|_| Err("reading the model panicked".to_owned()));
-        let (parts, info) = opened?;
-        let model = self.engine().load(parts).await.map_err(|error| match error {
-            EngineError::DeviceUnavailable { reason } => reason.to_string(),
-            error => error.to_string(),
-        })?;
+        let (parts, info) = opened.map_err(|reason| EngineError::Load { reason })?;
+        let model = self.engine().load(parts).await?;
         let (served, before) = self.registry().write(|registry| {
             let before = registry.entries.get(&name).map(|entry| entry.served.clone());
             let version = before.as_ref().map_or(1, |before| before.version + 1);
@@ -167,13 +176,16 @@ impl Service {
     /// Reads a model anew from where it came from and puts it in its own place.
     ///
     /// # Errors
-    /// `ModelNotFound`; `ReloadFailed` with the reason, and the model that was there goes on.
+    /// `ModelNotFound`; `ReloadFailed` with the reason, and the model that was there goes on; the engine's reason when it takes no
+    /// model any more.
     pub(super) async fn reload(&self, name: &str) -> Result<Arc<Served>, ApiError> {
         let found = self.registry().read(|registry| Some(registry.entries.get(name)?.source.clone()));
         let source = found.ok_or_else(|| self.unknown(name))?;
-        self.load(name, source).await.map_err(|reason| {
-            tracing::error!(model = name, reason, "the model cannot be loaded anew; the old one goes on");
-            ApiError::ReloadFailed(reason)
+        self.put_in_place(name, source).await.map_err(|error| {
+            if let EngineError::Load { reason } = &error {
+                tracing::error!(model = name, reason, "the model cannot be loaded anew; the old one goes on");
+            }
+            error.into()
         })
     }
 
