@@ -122,10 +122,10 @@ fn is_preflight(request: &Request) -> bool {
 }
 
 /// What a page may send. `authorization` must stand here by name: no wildcard covers it.
-const ALLOWED_HEADERS: &str = "authorization, content-type, traceparent, tracestate, x-api-key, x-request-id, \
-                               x-request-timeout-ms";
+const ALLOWED_HEADERS: &str = "authorization, content-type, inference-header-content-length, traceparent, tracestate, \
+                               x-api-key, x-request-id, x-request-timeout-ms";
 /// What a page may read of an answer, beside what it always may.
-const EXPOSED_HEADERS: &str = "retry-after, x-request-id";
+const EXPOSED_HEADERS: &str = "inference-header-content-length, retry-after, x-request-id";
 
 /// What to allow, if anything: the request's own origin, or any.
 fn allowed(list: &[Origin], headers: &HeaderMap) -> Option<HeaderValue> {
