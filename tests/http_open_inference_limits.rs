@@ -36,6 +36,17 @@ fn tensors_that_never_find_room_are_a_413_with_the_number_that_does() {
 }
 
 #[test]
+fn the_configuration_promises_no_more_images_than_a_body_can_hold_as_values() {
+    let batch = |bytes: u64| {
+        let service = Running::with_settings(|settings| settings.max_body_bytes = bytes);
+        let config = service.get("/v2/models/colours/config").json();
+        config["max_batch_size"].as_u64().expect("a number")
+    };
+    // 3 × 8 × 8 values of four bytes are 768.
+    assert_eq!([batch(20_000_000), batch(10 * 768 + 767), batch(100)], [64, 10, 1]);
+}
+
+#[test]
 fn a_clients_own_limit_of_time_is_kept() {
     let service = Running::start();
     service.hand.hold();

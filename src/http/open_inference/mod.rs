@@ -177,6 +177,13 @@ pub(super) struct ModelConfig {
     output: Vec<TensorConfig>,
 }
 
+/// Images of one request, at most, also as the largest of the inputs: values of four bytes.
+fn images_per_request(service: &Service, info: &ModelInfo) -> usize {
+    let (settings, one) = (service.settings(), (3 * 4 * info.height * info.width).max(1));
+    let room = usize::try_from(settings.body_limit()).unwrap_or(usize::MAX) / one;
+    settings.photos_per_request().min(room).max(1)
+}
+
 /// `GET /v2/models/{model}/config`
 pub(super) async fn config(
     State(service): State<Service>,
@@ -191,7 +198,7 @@ pub(super) async fn config(
         name: served.name.to_string(),
         platform: PLATFORM,
         backend: PLATFORM,
-        max_batch_size: service.settings().photos_per_request(),
+        max_batch_size: images_per_request(&service, &served.info),
         input: tensors::inputs(&served.info).map(|input| describe(input, true)).into(),
         output: answer::outputs(&served.info).map(|output| describe(output, false)).into(),
     }))
