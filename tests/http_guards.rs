@@ -265,7 +265,11 @@ fn a_form_of_many_or_large_fields_is_a_400_that_stays_small() {
     assert_eq!(answer.row(), row(400, "bad_request"));
     assert!(answer.body.len() < 2500, "{} bytes", answer.body.len());
     let form = [("content-type", FORM)];
-    let within = [empty.repeat(20), photo, part("name=\"top_k\"", "1"), end].concat();
+    let beyond = [empty.repeat(32), photo.clone(), part("name=\"top_k\"", "1"), end.clone()].concat();
+    let answer = service.classify("", &form, &beyond);
+    assert_eq!(answer.row(), row(400, "bad_request"));
+    assert!(answer.text().contains("32 fields beside its photos"), "{answer:?}");
+    let within = [empty.repeat(31), photo, part("name=\"top_k\"", "1"), end].concat();
     assert_eq!(
         service.classify("", &form, &within).row(),
         row(415, "unsupported_media_type"),

@@ -33,13 +33,6 @@ pub(super) async fn parse(service: &Service, body: Bytes, boundary: String) -> R
     let limit = service.settings().photos_per_request();
     let mut fields = 0;
     while let Some(field) = form.next_field().await.map_err(malformed)? {
-        fields += 1;
-        if fields > limit + OTHER_FIELDS {
-            return Err(ApiError::BadRequest(format!(
-                "the form has more than {} fields",
-                limit + OTHER_FIELDS
-            )));
-        }
         let longest = field.name().map_or(0, str::len).max(field.file_name().map_or(0, str::len));
         if longest > LONGEST_NAME {
             return Err(ApiError::BadRequest(format!(
@@ -71,6 +64,12 @@ pub(super) async fn parse(service: &Service, body: Bytes, boundary: String) -> R
                 let bytes = whole(field).await?;
                 photos.push(Photo { file: file.unwrap_or(name), bytes: reservation.clone().hold(bytes) });
             }
+        }
+        fields += 1;
+        if fields > photos.len() + OTHER_FIELDS {
+            return Err(ApiError::BadRequest(format!(
+                "the form has more than {OTHER_FIELDS} fields beside its photos"
+            )));
         }
     }
     Ok(Submission { photos, parameters })
