@@ -122,6 +122,23 @@ fn connections_beyond_the_limit_wait_and_are_served_when_others_end() {
     }
 }
 
+#[test]
+fn clients_that_take_all_places_and_say_nothing_make_room_after_a_second() {
+    let service = Running::with_settings(|settings| {
+        settings.max_connections = 4;
+        settings.idle_timeout = Duration::from_secs(600);
+    });
+    let mut used = service.connect();
+    assert_eq!(used.send("GET", "/health", &[], b"").status, 200);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(used.send("GET", "/health", &[], b"").status, 200, "not while there are places");
+
+    let mut silent: Vec<Connection> = (0..3).map(|_| service.connect()).collect();
+    assert_eq!(service.get("/health/live").status, 200);
+    assert!(silent.iter_mut().all(Connection::closed));
+    assert!(timeouts(&service, "idle") >= 3.0);
+}
+
 /// What comes back to bytes that are no request.
 fn answer(service: &Running, bytes: &[u8]) -> Answer {
     let mut connection = service.connect();

@@ -2,13 +2,14 @@
 //!
 //! `connections.rs` wraps every socket before hyper gets it, and tells a [`Conversation`] when a request is being answered.
 //! hyper alone has one limit, for a request's head, runs it between requests as well, and waits for ever for a client that does
-//! not read. Here a head has its own time from its first byte, an idle connection its own, and so has an answer that the
-//! client does not take. (A body's time is `body.rs`'s business: there the client can be told.)
+//! not read. Here a head has its own time from its first byte, an idle connection its own (a short one while others wait for a
+//! place), and so has an answer that the client does not take. (A body's time is `body.rs`'s business: there the client can be told.)
 //!
 //! What hyper answers by itself, to what is no HTTP, passes here too and is given the form of every other error.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -108,6 +109,8 @@ pub(super) struct Socket {
     conversation: Arc<Conversation>,
     service: Service,
     peer: Peer,
+    /// Whether all places of the port are taken.
+    full: Arc<AtomicBool>,
     reading: Pin<Box<Sleep>>,
     writing: Pin<Box<Sleep>>,
     /// Whether bytes are waiting that the client does not take.
@@ -129,12 +132,16 @@ struct OwnAnswer {
 /// After the answer to a malformed request: the client may still be writing, and closing on it would take the answer away.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a connection may be idle while all places are taken: it must not keep others out.
+const CROWDED: Duration = Duration::from_secs(1);
+
 impl Socket {
     pub(super) fn new(
         stream: TcpStream,
         conversation: Arc<Conversation>,
         service: Service,
         peer: Peer,
+        full: Arc<AtomicBool>,
     ) -> Self {
         let sleep = || Box::pin(tokio::time::sleep(Duration::ZERO));
         let (reading, writing) = (sleep(), sleep());
@@ -143,6 +150,7 @@ impl Socket {
             conversation,
             service,
             peer,
+            full,
             reading,
             writing,
             blocked: false,
@@ -157,15 +165,32 @@ impl Socket {
             return None;
         }
         let settings = self.service.settings();
-        let (deadline, waiting) = match *self.conversation.lock() {
-            Stage::Idle { since } => (since + settings.idle_timeout, "idle"),
-            Stage::Head { since } => (since + settings.header_timeout, "header"),
-            Stage::Answering { .. } => return None,
-        };
-        if self.reading.deadline() != deadline {
-            self.reading.as_mut().reset(deadline);
+        loop {
+            let (deadline, look, waiting) = match *self.conversation.lock() {
+                Stage::Idle { since } => {
+                    let crowded = self.full.load(Ordering::Relaxed);
+                    let time =
+                        if crowded { CROWDED.min(settings.idle_timeout) } else { settings.idle_timeout };
+                    // Looks again and again whether it has become crowded.
+                    let beats = since.elapsed().as_millis() / CROWDED.as_millis() + 1;
+                    let beat = CROWDED.saturating_mul(u32::try_from(beats).unwrap_or(u32::MAX));
+                    (since + time, since + time.min(beat), "idle")
+                }
+                Stage::Head { since } => {
+                    let deadline = since + settings.header_timeout;
+                    (deadline, deadline, "header")
+                }
+                Stage::Answering { .. } => return None,
+            };
+            if self.reading.deadline() != look {
+                self.reading.as_mut().reset(look);
+            }
+            match self.reading.as_mut().poll(context) {
+                Poll::Pending => return None,
+                Poll::Ready(()) if look == deadline => return Some(waiting),
+                Poll::Ready(()) => {}
+            }
         }
-        self.reading.as_mut().poll(context).is_ready().then_some(waiting)
     }
 
     fn give_up(&mut self, waiting: &str) {
