@@ -337,7 +337,6 @@ fn a_client_that_writes_everything_before_it_reads_sees_its_refusal() {
     assert_eq!(service.classify("", &text, &photo).status, 415);
     assert_eq!(service.connect().send("POST", "/nowhere", &PNG, &photo).status, 404);
     assert_eq!(service.connect().send("POST", "/health", &PNG, &photo).status, 405);
-    service.hand.hold();
     let cold = Running::with(Setup { cold: true, ..Setup::default() });
     assert_eq!(cold.classify("", &PNG, &photo).status, 503);
 }
