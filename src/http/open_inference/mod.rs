@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -233,10 +233,5 @@ fn status(ready: bool) -> StatusCode {
 }
 
 fn respond(status: StatusCode, body: impl Serialize) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
-}
-
-/// Sizes of a model's input that a shape can be made of.
-fn sides(info: &ModelInfo) -> (usize, usize) {
-    (info.height, info.width)
+    (status, Json(body)).into_response()
 }

@@ -9,7 +9,6 @@ use bytes::{Buf, Bytes};
 use serde_json::value::RawValue;
 
 use super::head::InputHead;
-use super::sides;
 use crate::engine::{EngineError, Held, Input};
 use crate::http::base64_text::{decode, decoded_length, texts};
 use crate::http::budget::Reservation;
@@ -28,7 +27,7 @@ pub(super) const PIXELS: &str = "pixels";
 
 /// The inputs of a model: name, type, and shape of one image.
 pub(super) fn inputs(info: &ModelInfo) -> [(&'static str, &'static str, Vec<usize>); 3] {
-    let (height, width) = sides(info);
+    let ModelInfo { height, width, .. } = *info;
     [
         (IMAGE, "BYTES", vec![1]),
         (PIXEL_VALUES, "FP32", vec![3, height, width]),
@@ -222,8 +221,7 @@ fn binary_pixels(
     count: usize,
     bytes: &Bytes,
 ) -> Result<Vec<Input>, ApiError> {
-    let (height, width) = sides(info);
-    let one = height * width * 3;
+    let one = info.height * info.width * 3;
     let wanted = count.saturating_mul(one);
     if bytes.len() != wanted {
         return Err(wrong_size(PIXELS, bytes.len(), wanted));
@@ -238,8 +236,7 @@ fn json_pixels(
     count: usize,
     data: &RawValue,
 ) -> Result<Vec<Input>, ApiError> {
-    let (height, width) = sides(info);
-    let one = height * width * 3;
+    let one = info.height * info.width * 3;
     let promised = promise(service, count, one)?;
     let mut images: Vec<Vec<u8>> = Vec::with_capacity(count);
     data::numbers(data, &mut |number| {
@@ -267,7 +264,7 @@ fn pixels(
     images: impl Iterator<Item = Vec<u8>>,
     promised: Arc<Reservation>,
 ) -> Result<Vec<Input>, ApiError> {
-    let (height, width) = sides(info);
+    let ModelInfo { height, width, .. } = *info;
     let input = |image| {
         let pixels = Pixels::new(width, height, image)?;
         Ok(Input::Pixels(Held::new(pixels, promised.clone())))
