@@ -11,7 +11,7 @@ use super::VERSION;
 use super::head::OutputHead;
 use crate::engine::Scores;
 use crate::http::error::ApiError;
-use crate::http::models::{ModelInfo, Served};
+use crate::http::registry::{ModelInfo, Served};
 use crate::http::strict::{Few, Object};
 use crate::scores::{Function, best};
 

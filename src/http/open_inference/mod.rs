@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::models::{ModelInfo, Served};
+use super::registry::{ModelInfo, Served};
 use super::segments::Segments;
 use super::state::Service;
 

@@ -13,7 +13,7 @@ use crate::engine::{EngineError, Held, Input};
 use crate::http::base64_text::{decode, decoded_length, texts};
 use crate::http::budget::Reservation;
 use crate::http::error::ApiError;
-use crate::http::models::ModelInfo;
+use crate::http::registry::ModelInfo;
 use crate::http::state::Service;
 use crate::http::strict::Few;
 use crate::image::Pixels;
