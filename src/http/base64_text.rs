@@ -73,8 +73,8 @@ impl Iterator for Unescaped<'_> {
             b'r' => b'\r',
             b't' => b'\t',
             b'u' => {
-                let digits = self.0.by_ref().take(4).map(|digit| char::from(*digit).to_digit(16));
-                let code = digits.fold(Some(0), |code, digit| Some(code? * 16 + digit?));
+                let mut digits = self.0.by_ref().take(4).map(|digit| char::from(*digit).to_digit(16));
+                let code = digits.try_fold(0, |code, digit| Some(code * 16 + digit?));
                 code.and_then(|code| u8::try_from(code).ok()).filter(u8::is_ascii).unwrap_or(u8::MAX)
             }
             other => other,
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_long_text_with_line_breaks_is_decoded_into_exactly_the_memory_that_was_promised() {
-        let bytes: Vec<u8> = (0..100_000_u32).map(|index| (index * 7919 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..100_000_u32).map(|index| ((index * 7919) >> 3) as u8).collect();
         let text = engine(false).encode(&bytes);
         let lines: Vec<&str> =
             text.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
