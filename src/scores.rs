@@ -58,6 +58,19 @@ pub struct Prediction<L> {
     pub score: f32,
 }
 
+/// The places of the `count` best scores, best first; equal scores in their own order.
+pub fn best(scores: &[f64], count: usize) -> Vec<usize> {
+    let order = |left: &usize, right: &usize| scores[*right].total_cmp(&scores[*left]).then(left.cmp(right));
+    let mut places: Vec<usize> = (0..scores.len()).collect();
+    // Few of many are wanted as a rule: the rest needs no order.
+    if count < places.len() {
+        places.select_nth_unstable_by(count, order);
+        places.truncate(count);
+    }
+    places.sort_unstable_by(order);
+    places
+}
+
 /// The `top_k` best labels, best first; equal scores in the labels' order.
 pub fn predictions<'a>(
     logits: &[f32],
@@ -65,12 +78,10 @@ pub fn predictions<'a>(
     function: Function,
     top_k: usize,
 ) -> Vec<Prediction<&'a str>> {
-    let scores = function.apply(logits);
-    let mut ranked: Vec<_> = labels.iter().map(String::as_str).zip(scores).collect();
-    // Stable, so that ties keep the order of the labels.
-    ranked.sort_by(|(_, left), (_, right)| right.total_cmp(left));
-    ranked.truncate(top_k);
-    ranked.into_iter().map(|(label, score)| Prediction { label, score: score as f32 }).collect()
+    let mut scores = function.apply(logits);
+    scores.truncate(labels.len());
+    let ranked = best(&scores, top_k).into_iter();
+    ranked.map(|place| Prediction { label: &*labels[place], score: scores[place] as f32 }).collect()
 }
 
 #[cfg(test)]
@@ -98,6 +109,24 @@ mod tests {
         let order: Vec<_> = best.iter().map(|prediction| prediction.label).collect();
         assert_eq!(order, ["label 1", "label 3", "label 0", "label 2"]);
         assert_eq!(predictions(&[1.0, 2.0, 1.0, 2.0], &labels, Function::None, 1)[0].label, "label 1");
+    }
+
+    #[test]
+    fn the_best_of_many_are_those_that_a_whole_sort_puts_first() {
+        let mut state = 1_u32;
+        let mut noise = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Few values, so that many are equal.
+            f64::from(state >> 28) - 8.0
+        };
+        for length in [0, 1, 2, 7, 1000] {
+            let scores: Vec<f64> = (0..length).map(|_| noise()).collect();
+            let mut sorted: Vec<usize> = (0..length).collect();
+            sorted.sort_by(|left, right| scores[*right].total_cmp(&scores[*left]));
+            for count in [0, 1, 2, 5, 999, 1000, usize::MAX] {
+                assert_eq!(best(&scores, count), sorted[..count.min(length)], "{count} of {length}");
+            }
+        }
     }
 
     #[test]

@@ -34,13 +34,28 @@ fn an_origin_on_the_list_may_call_with_a_key() {
     assert_eq!(granted.header("access-control-allow-methods"), Some("GET, HEAD, POST"));
     assert_eq!(granted.header("access-control-allow-credentials"), None);
     let headers = granted.header("access-control-allow-headers").expect("the headers allowed");
-    for name in ["authorization", "x-api-key", "content-type", "traceparent", "x-request-timeout-ms"] {
+    for name in [
+        "authorization",
+        "x-api-key",
+        "content-type",
+        "inference-header-content-length",
+        "traceparent",
+        "x-request-timeout-ms",
+    ] {
         assert!(headers.split(", ").any(|allowed| allowed == name), "{name}: {headers}");
     }
     let refused = service.connect().send("POST", "/classify", &[("origin", ALLOWED)], b"x");
     assert_eq!(refused.code(), "unauthorized");
     assert_eq!(refused.header("access-control-allow-origin"), Some(ALLOWED), "errors can be read too");
-    assert_eq!(refused.header("access-control-expose-headers"), Some("retry-after, x-request-id"));
+    assert_eq!(
+        refused.header("access-control-expose-headers"),
+        Some("inference-header-content-length, retry-after, x-request-id")
+    );
+    let long = format!("/{}", "a".repeat(9000));
+    let too_long = service.connect().send("GET", &long, &[("origin", ALLOWED)], b"");
+    assert_eq!(too_long.code(), "uri_too_long");
+    assert_eq!(too_long.header("access-control-allow-origin"), Some(ALLOWED), "of the outer layers as well");
+    assert_eq!(too_long.header("vary"), Some("origin"));
     let other = service.connect().send("GET", "/health", &[("origin", "https://b.example")], b"");
     assert_eq!(other.header("access-control-allow-origin"), Some("https://b.example"));
 }

@@ -116,5 +116,6 @@ fn the_page_of_the_document_asks_nobody_else() {
         !text.contains("http://") && !text.contains("https://") && !text.contains("src="),
         "no outside address"
     );
-    assert!(text.contains("fetch('/openapi.json'"));
+    assert!(text.contains("fetch(at('/openapi.json')"));
+    assert!(!text.contains("href=\"/"), "under a path of a proxy's choosing it works as well");
 }

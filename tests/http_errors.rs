@@ -123,6 +123,22 @@ fn a_body_over_the_limit_is_a_413_at_once_or_when_it_is_crossed() {
 }
 
 #[test]
+fn a_form_that_would_never_find_room_is_a_413_that_names_the_limit_and_one_within_it_is_served() {
+    let photo = photos::three_megabytes();
+    let form = photos::form(&[("a.png", &photo)]);
+    for (memory, status) in [(2 * form.len() as u64, 200), (2 * form.len() as u64 - 2, 413)] {
+        let service = Running::with_settings(|settings| settings.max_inflight_bytes = memory);
+        let answer = service.classify("", &[("content-type", FORM)], &form);
+        assert_eq!(answer.status, status, "{answer:?}");
+        let limit = memory / 2;
+        assert_eq!(service.get("/info").json()["limits"]["max_body_bytes"], limit);
+        if status == 413 {
+            assert!(answer.text().contains(&format!("larger than {limit} bytes")), "{answer:?}");
+        }
+    }
+}
+
+#[test]
 fn a_chunked_photo_within_the_limit_is_served() {
     let service = Running::start();
     let photo = photos::three_megabytes();
@@ -135,6 +151,27 @@ fn a_chunked_photo_within_the_limit_is_served() {
     }
     connection.write(b"0\r\n\r\n");
     assert_eq!(connection.read_answer("POST").expect("an answer").status, 200);
+}
+
+#[test]
+fn chunks_that_are_malformed_are_a_400_and_the_end_of_the_connection() {
+    let service = Running::start();
+    let head = "POST /classify HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n";
+    for chunks in ["zz\r\n", "4\r\nwxyz-\r\n", "f0000000000000003\r\n"] {
+        let mut connection = service.connect();
+        connection.write(format!("{head}{chunks}").as_bytes());
+        let answer = connection.read_answer("POST").expect("an answer");
+        assert_eq!(answer.row(), row(400, "bad_request"), "{chunks}");
+        assert!(answer.text().contains("chunk"), "{answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert!(connection.closed());
+    }
+    let left = "featherlight_http_requests_total{route=\"/classify\",status=\"499\"}";
+    assert_eq!(service.metric(left), 0.0, "nobody left");
+    let mut connection = service.connect();
+    connection.write(format!("{head}4\r\nwx").as_bytes());
+    connection.hang_up();
+    service.until(|service| service.metric(left) == 1.0);
 }
 
 #[test]
@@ -181,16 +218,34 @@ fn a_full_queue_is_a_503_with_the_time_to_come_back() {
 
 #[test]
 fn bodies_beyond_the_memory_for_them_are_a_503() {
-    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 4_000_000);
-    let mut slow = service.connect();
-    slow.write(&Connection::head("POST", "/classify", &PNG, 3_500_000));
-    service.until(|service| {
-        service.metric("featherlight_http_requests_received_total{route=\"/classify\"}") == 1.0
-    });
+    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 8_000_000);
     let photo = photos::three_megabytes();
-    assert_eq!(service.classify("", &PNG, &photo).row(), row(503, "overloaded"));
-    slow.hang_up();
+    service.until(|service| {
+        let mut slow: Vec<Connection> = (0..2).map(|_| service.connect()).collect();
+        for connection in &mut slow {
+            connection.write(&Connection::head("POST", "/classify", &PNG, 3_900_000));
+            connection.write(&vec![b'x'; 3_800_000]);
+        }
+        // Until they have arrived, which nothing shows: a photo that comes earlier is served, and it all begins anew.
+        std::thread::sleep(Duration::from_millis(100));
+        let answer = service.classify("", &PNG, &photo);
+        slow.into_iter().for_each(Connection::hang_up);
+        answer.status == 503 && answer.row() == row(503, "overloaded")
+    });
     service.until(|service| service.classify("", &PNG, &photo).status == 200);
+}
+
+#[test]
+fn bodies_that_are_announced_and_never_come_keep_nobody_out() {
+    let service = Running::with_settings(|settings| settings.max_inflight_bytes = 8_000_000);
+    let mut stalled: Vec<Connection> = (0..30).map(|_| service.connect()).collect();
+    for connection in &mut stalled {
+        connection.write(&Connection::head("POST", "/classify", &PNG, 3_900_000));
+        connection.write(b"only the beginning");
+    }
+    let received = "featherlight_http_requests_received_total{route=\"/classify\"}";
+    service.until(|service| service.metric(received) == 30.0);
+    assert_eq!(service.classify("", &PNG, &photos::three_megabytes()).status, 200);
 }
 
 #[test]
@@ -286,7 +341,6 @@ fn a_client_that_writes_everything_before_it_reads_sees_its_refusal() {
     assert_eq!(service.classify("", &text, &photo).status, 415);
     assert_eq!(service.connect().send("POST", "/nowhere", &PNG, &photo).status, 404);
     assert_eq!(service.connect().send("POST", "/health", &PNG, &photo).status, 405);
-    service.hand.hold();
     let cold = Running::with(Setup { cold: true, ..Setup::default() });
     assert_eq!(cold.classify("", &PNG, &photo).status, 503);
 }

@@ -122,6 +122,23 @@ fn connections_beyond_the_limit_wait_and_are_served_when_others_end() {
     }
 }
 
+#[test]
+fn clients_that_take_all_places_and_say_nothing_make_room_after_a_second() {
+    let service = Running::with_settings(|settings| {
+        settings.max_connections = 4;
+        settings.idle_timeout = Duration::from_secs(600);
+    });
+    let mut used = service.connect();
+    assert_eq!(used.send("GET", "/health", &[], b"").status, 200);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(used.send("GET", "/health", &[], b"").status, 200, "not while there are places");
+
+    let mut silent: Vec<Connection> = (0..3).map(|_| service.connect()).collect();
+    assert_eq!(service.get("/health/live").status, 200);
+    assert!(silent.iter_mut().all(Connection::closed));
+    assert!(timeouts(&service, "idle") >= 3.0);
+}
+
 /// What comes back to bytes that are no request.
 fn answer(service: &Running, bytes: &[u8]) -> Answer {
     let mut connection = service.connect();
@@ -202,10 +219,16 @@ fn an_address_that_is_too_long_is_a_414() {
     let path = |length: usize| format!("/{}", "a".repeat(length - 1));
     assert_eq!(service.get(&path(8193)).row(), row(414, "uri_too_long"));
     assert_eq!(service.get(&format!("/health?{}", "a".repeat(9000))).row(), row(414, "uri_too_long"));
+    // The rest of its body is read on for a while, but no further request: the answer says so.
+    let mut post = service.connect();
+    post.write(&Connection::head("POST", &path(8193), &[], 1000));
+    let answer = post.read_answer("POST").expect("an answer before the body was sent");
+    assert_eq!(answer.row(), row(414, "uri_too_long"));
+    assert_eq!(answer.header("connection"), Some("close"));
     let long = service.get(&path(8192));
     assert_eq!(long.row(), row(404, "not_found"));
     assert!(long.body.len() < 1000, "the answer does not repeat it whole");
-    assert_eq!(service.metric("featherlight_rejected_total{reason=\"uri_too_long\"}"), 2.0);
+    assert_eq!(service.metric("featherlight_rejected_total{reason=\"uri_too_long\"}"), 3.0);
 }
 
 #[test]
@@ -259,7 +282,11 @@ fn a_form_of_many_or_large_fields_is_a_400_that_stays_small() {
     assert_eq!(answer.row(), row(400, "bad_request"));
     assert!(answer.body.len() < 2500, "{} bytes", answer.body.len());
     let form = [("content-type", FORM)];
-    let within = [empty.repeat(20), photo, part("name=\"top_k\"", "1"), end].concat();
+    let beyond = [empty.repeat(32), photo.clone(), part("name=\"top_k\"", "1"), end.clone()].concat();
+    let answer = service.classify("", &form, &beyond);
+    assert_eq!(answer.row(), row(400, "bad_request"));
+    assert!(answer.text().contains("32 fields beside its photos"), "{answer:?}");
+    let within = [empty.repeat(31), photo, part("name=\"top_k\"", "1"), end].concat();
     assert_eq!(
         service.classify("", &form, &within).row(),
         row(415, "unsupported_media_type"),

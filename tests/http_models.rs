@@ -6,12 +6,12 @@ mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use featherlight::engine::{BatchLimit, DeviceChoice, ModelParts};
 use featherlight::http::{ModelInfo, ModelSource, ServeSettings};
 use featherlight::ops::device::{DeviceInfo, Precision};
-use service::{Hand, Running, Setup, colours, photos};
+use service::{Connection, DEVICE_LOSS, Hand, Running, Setup, colours, photos};
 
 const CPU: DeviceChoice = DeviceChoice { device: DeviceInfo::Cpu, precision: Precision::F32 };
 
@@ -163,6 +163,39 @@ fn a_model_that_cannot_be_loaded_anew_leaves_the_old_one_serving_and_says_why() 
     assert_eq!(reload().json()["version"], 3);
     let unknown = service.connect().send("POST", "/models/none/reload", &[ADMIN], b"");
     assert_eq!(unknown.row(), (404, "model_not_found".to_owned()));
+}
+
+#[test]
+fn a_reload_that_comes_too_late_is_a_503_like_everything_else() {
+    let mut service = with_admin();
+    let photo = photos::plain([90, 0, 0]);
+    service.hand.hold();
+    let mut waiting = service.connect();
+    waiting.write(&Connection::head("POST", "/classify", &[], photo.len()));
+    waiting.write(&photo);
+    service.until(|service| service.metric("featherlight_queue_duration_seconds_count") == 1.0);
+    service.signal();
+    let soon = || Instant::now() + Duration::from_secs(60);
+    service.until(|service| service.service.engine().admissible(soon()).is_err());
+    let late = service.connect().send("POST", "/models/colours/reload", &[ADMIN], b"");
+    assert_eq!(late.row(), (503, "shutting_down".to_owned()));
+    assert!(late.header("retry-after").is_some(), "{late:?}");
+    service.hand.release();
+    assert_eq!(waiting.read_answer("POST").expect("an answer").status, 200);
+
+    let mut service = with_admin();
+    // In the midst of its request: the port closes with the device.
+    let head = Connection::head("POST", "/models/colours/reload", &[ADMIN], 0);
+    let mut reload = service.connect();
+    reload.write(&head[..head.len() - 2]);
+    service.until(|service| service.metric("featherlight_http_connections{port=\"public\"}") == 2.0);
+    let lost = service.classify("", &[], &photos::plain(DEVICE_LOSS));
+    assert_eq!(lost.row(), (503, "device_unavailable".to_owned()));
+    reload.write(b"\r\n");
+    let late = reload.read_answer("POST").expect("an answer");
+    assert_eq!(late.row(), (503, "device_unavailable".to_owned()));
+    assert!(late.header("retry-after").is_some() && !late.text().contains("bus"), "{late:?}");
+    assert!(service.ended_by_itself());
 }
 
 #[test]

@@ -62,18 +62,22 @@ fn a_handler_s_panic_is_a_500_and_is_counted_and_logged_with_the_request_s_ids()
     // The log is there already: what this adds is the panic hook.
     let _logs = start_logs(LogFormat::Json).expect("no variable is set");
 
-    let service = Running::start();
+    let service = Running::with_settings(|settings| {
+        settings.cors_allow_origins = vec!["https://a.example".parse().expect("an origin")];
+    });
     let desc = Desc::new("broken".into(), "Breaks once".into(), Vec::new(), Default::default());
     let broken = Broken { desc: desc.expect("a name"), readings: Mutex::new(0) };
     service.registry.register(Box::new(broken)).expect("a new name");
 
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let parent = format!("00-{trace}-b7ad6b7169203331-01");
-    let headers = [("x-request-id", "the-one-that-broke"), ("traceparent", &parent)];
+    let headers =
+        [("x-request-id", "the-one-that-broke"), ("traceparent", &parent), ("origin", "https://a.example")];
     let mut connection = service.connect();
     let answer = connection.send("GET", "/metrics", &headers, b"");
     assert_eq!(answer.row(), (500, "internal".to_owned()));
     assert!(!answer.text().contains("bug"), "no details to the client");
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.example"));
     assert_eq!(connection.send("GET", "/health", &[], b"").status, 200, "the connection is none the worse");
     assert_eq!(service.metric("featherlight_http_panics_total"), 1.0);
     assert_eq!(

@@ -80,7 +80,7 @@ pub struct Serve {
     /// Time from a request's head to its answer
     #[arg(long, env = "FEATHERLIGHT_REQUEST_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=A_DAY))]
     pub request_timeout_ms: u64,
-    /// Largest body of one request
+    /// Largest body of one request (and never more than half of --max-inflight-bytes)
     #[arg(long, env = "FEATHERLIGHT_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 20_971_520)]
     pub max_body_bytes: u64,
     /// Most pixels of one photo, from its header

@@ -52,7 +52,9 @@ pub(super) fn decode(shared: &Shared, entry: Entry<Bytes>) {
     shared.metrics.decode_duration.observe(end.saturating_duration_since(start).as_secs_f64());
     drop(payload);
     let failure = match outcome {
-        Ok(Ok(pixels)) => return shared.push_ready(vec![Entry { payload: Prepared::Pixels(pixels), call }]),
+        Ok(Ok(pixels)) => {
+            return shared.push_ready(vec![Entry { payload: Prepared::Pixels(pixels.into()), call }]);
+        }
         Ok(Err(error)) => EngineError::Photo(error),
         Err(_) => {
             shared.metrics.panics_decode.inc();

@@ -13,6 +13,7 @@ mod decode_pool;
 mod device;
 mod error;
 mod handle;
+mod held;
 mod knee;
 mod lane;
 mod metrics;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 
 pub use error::EngineError;
 pub use handle::Engine;
+pub use held::Held;
 pub use metrics::EngineMetrics;
 pub use model::Model;
 pub use model_runner::{DeviceChoice, LoadedParts, device_names};
@@ -50,18 +52,18 @@ pub enum Input {
     /// The bytes of an image file; decoded, resized and cropped by the decode pool.
     Photo(Bytes),
     /// `height × width × 3`, u8, of the model's own size; the device normalises.
-    Pixels(Pixels),
+    Pixels(Held<Pixels>),
     /// Normalised values, `3 × height × width`; goes to the device as it is.
-    Tensor(Vec<f32>),
+    Tensor(Held<Vec<f32>>),
 }
 
 /// What reaches the device: one photo of a batch.
 #[derive(Debug)]
 pub enum Prepared {
     /// `height × width × 3`, u8; the device normalises.
-    Pixels(Pixels),
+    Pixels(Held<Pixels>),
     /// `3 × height × width`, normalised already.
-    Tensor(Vec<f32>),
+    Tensor(Held<Vec<f32>>),
 }
 
 /// Raw logits, one a label; softmax and top-k are the caller's business.

@@ -123,7 +123,7 @@ impl Blanks<'_> {
             let pixels = Pixels::new(width, height, vec![0; height * width * 3]).map_err(|error| {
                 RunnerError::Load(format!("no blank photo of {height} × {width}: {error}"))
             })?;
-            self.photos.push(Prepared::Pixels(pixels));
+            self.photos.push(Prepared::Pixels(pixels.into()));
         }
         Ok(self.photos.get(..size).unwrap_or_default())
     }

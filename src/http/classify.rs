@@ -16,9 +16,9 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::body;
 use super::error::{ApiError, ErrorBody};
-use super::models::{ModelInfo, Served};
 use super::observe::RequestId;
 use super::parameters::{Parameters, patience};
+use super::registry::{ModelInfo, Served};
 use super::segments::Segments;
 use super::state::Service;
 use super::submission::{Encoding, Submission, parse};

@@ -26,13 +26,10 @@ impl Composed {
         Self { html, policy: policy(style, script) }
     }
 
+    /// With what differs from `security.rs`: the page's own policy, and that a browser may keep it and ask whether it still holds.
     pub(super) fn answer(&'static self) -> Response {
-        let headers = [
-            (header::CONTENT_SECURITY_POLICY, self.policy.as_str()),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::REFERRER_POLICY, "no-referrer"),
-            (header::CACHE_CONTROL, "no-cache"),
-        ];
+        let headers =
+            [(header::CONTENT_SECURITY_POLICY, self.policy.as_str()), (header::CACHE_CONTROL, "no-cache")];
         (headers, Html(self.html.as_str())).into_response()
     }
 }

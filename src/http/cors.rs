@@ -1,7 +1,8 @@
 //! Cross-origin calls, from the origins on the allow-list alone.
 //!
-//! A layer inside `observe.rs` and outside `auth.rs`: a browser's preflight carries no key. Without a list no header is
-//! ever added. Credentials of the browser's own (cookies) are never allowed; a key travels in a header that the page sets.
+//! Two layers: preflights are answered outside `auth.rs`, as they carry no key, and permissions are written outside `observe.rs`,
+//! whose own answers a page must be able to read as well. Without a list no header is ever added. Credentials of the browser's own
+//! (cookies) are never allowed; a key travels in a header that the page sets.
 
 use std::str::FromStr;
 
@@ -74,27 +75,31 @@ fn has_bad_port(authority: &Authority) -> bool {
     authority.port_u16().is_none() && authority.as_str().len() > authority.host().len()
 }
 
-pub(super) async fn cors(State(service): State<Service>, request: Request, next: Next) -> Response {
+/// The layer inside `observe.rs`: answers a preflight, whoever asks. What it lacks is the permission, and it never meets a key or a
+/// handler.
+pub(super) async fn preflight(State(service): State<Service>, request: Request, next: Next) -> Response {
+    if !service.settings().cors_allow_origins.is_empty() && is_preflight(&request) {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    next.run(request).await
+}
+
+/// The layer outside `observe.rs`: writes the permission into every answer, those that no handler gave among them.
+pub(super) async fn grant(State(service): State<Service>, request: Request, next: Next) -> Response {
     let list = &service.settings().cors_allow_origins;
     if list.is_empty() {
         return next.run(request).await;
     }
-    let allowed = allowed(list, request.headers());
-    let any = list.contains(&Origin::any());
-    let preflight = request.method() == Method::OPTIONS
-        && request.headers().contains_key(header::ORIGIN)
-        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    // A preflight is answered here whoever asks: what it lacks is the permission, and it never meets a key or a handler.
-    let mut response =
-        if preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let (allowed, is_preflight) = (allowed(list, request.headers()), is_preflight(&request));
+    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     // An answer depends on who asked, also where nobody on the list did: a cache must know.
-    if !any {
+    if !list.contains(&Origin::any()) {
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     let Some(origin) = allowed else { return response };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    if preflight {
+    if is_preflight {
         let grants = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST"),
             (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
@@ -104,15 +109,23 @@ pub(super) async fn cors(State(service): State<Service>, request: Request, next:
             headers.insert(name, HeaderValue::from_static(grant));
         }
     } else {
-        let exposed = HeaderValue::from_static("retry-after, x-request-id");
+        let exposed = HeaderValue::from_static(EXPOSED_HEADERS);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     response
 }
 
+fn is_preflight(request: &Request) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ORIGIN)
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
 /// What a page may send. `authorization` must stand here by name: no wildcard covers it.
-const ALLOWED_HEADERS: &str = "authorization, content-type, traceparent, tracestate, x-api-key, x-request-id, \
-                               x-request-timeout-ms";
+const ALLOWED_HEADERS: &str = "authorization, content-type, inference-header-content-length, traceparent, tracestate, \
+                               x-api-key, x-request-id, x-request-timeout-ms";
+/// What a page may read of an answer, beside what it always may.
+const EXPOSED_HEADERS: &str = "inference-header-content-length, retry-after, x-request-id";
 
 /// What to allow, if anything: the request's own origin, or any.
 fn allowed(list: &[Origin], headers: &HeaderMap) -> Option<HeaderValue> {

@@ -4,7 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -37,5 +37,5 @@ pub(super) async fn ready(State(service): State<Service>) -> Response {
 }
 
 fn answer(status: StatusCode, word: &'static str) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(Health { status: word })).into_response()
+    (status, Json(Health { status: word })).into_response()
 }

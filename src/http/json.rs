@@ -1,18 +1,16 @@
 //! `{"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}`, or `{"url": "https://…"}`.
 //!
-//! Called by `submission.rs`. `inputs` may be a list of such texts; a URL is handed on, not fetched here. Standard and URL-safe
-//! base64 are taken, with and without padding, also as a `data:` URL. Unknown fields are refused by name.
+//! Called by `submission.rs`. `inputs` may be a list of such texts, which `base64_text.rs` reads where they lie; a URL is handed on, not
+//! fetched here. Unknown fields are refused by name.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::alphabet::{STANDARD, URL_SAFE};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, de};
+use serde_json::value::RawValue;
 
+use super::base64_text::{decode, decoded_length};
 use super::error::ApiError;
 use super::parameters::Parameters;
 use super::settings::MOST_PHOTOS_PER_REQUEST;
@@ -24,9 +22,9 @@ use super::submission::{Photo, Submission};
 #[serde(deny_unknown_fields)]
 struct Request<'a> {
     #[serde(borrow, default, deserialize_with = "given")]
-    inputs: Option<Inputs<'a>>,
+    inputs: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "given")]
-    url: Option<Text<'a>>,
+    url: Option<&'a RawValue>,
     #[serde(default)]
     parameters: Option<Object<Settings>>,
 }
@@ -76,53 +74,68 @@ impl<'de> Deserialize<'de> for NumberText {
     }
 }
 
-/// One text or a list of them; borrowed from the body where it holds no escapes. Of a list that is longer than any may be, so much
-/// as shows it.
-struct Inputs<'a>(Vec<Cow<'a, str>>);
+/// The texts of a list, as they are written. Of a list that is longer than any may be, so much as shows it.
+struct List<'a>(Vec<&'a RawValue>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Inputs<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(InputsVisitor)
-    }
-}
+        struct ListVisitor;
 
-struct InputsVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = List<'de>;
 
-impl<'de> Visitor<'de> for InputsVisitor {
-    type Value = Inputs<'de>;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list of texts")
+            }
 
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a photo as base64 text, or a list of them, in `inputs`")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Inputs(vec![Cow::Borrowed(text)]))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Inputs(vec![Cow::Owned(text.to_owned())]))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut texts = Vec::new();
-        while let Some(Text(text)) = list.next_element()? {
-            texts.push(text);
-            if texts.len() > MOST_PHOTOS_PER_REQUEST {
-                while list.next_element::<de::IgnoredAny>()?.is_some() {}
-                break;
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                    if texts.len() > MOST_PHOTOS_PER_REQUEST {
+                        while list.next_element::<de::IgnoredAny>()?.is_some() {}
+                        break;
+                    }
+                }
+                Ok(List(texts))
             }
         }
-        Ok(Inputs(texts))
+
+        deserializer.deserialize_seq(ListVisitor)
     }
 }
 
-/// A text, borrowed where possible.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+/// What stands between the quotes of each text in `inputs`: one, or a list of them.
+fn texts(inputs: &RawValue) -> Result<Vec<&str>, ApiError> {
+    let wrong =
+        || ApiError::BadRequest("`inputs` must be a photo as base64 text, or a list of them".to_owned());
+    let List(values) = match inputs.get().as_bytes().first() {
+        Some(b'[') => serde_json::from_str(inputs.get()).map_err(|_| wrong())?,
+        _ => List(vec![inputs]),
+    };
+    let quoted = values.into_iter().map(RawValue::get);
+    quoted.map(|text| text.strip_prefix('"')?.strip_suffix('"')).map(|text| text.ok_or_else(wrong)).collect()
+}
 
-/// Whether a body without a type is a JSON object; no photo is one.
-pub(super) fn looks_like(body: &[u8]) -> bool {
-    body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<de::IgnoredAny>(body).is_ok()
+/// The longest text of a URL that is looked at: more than any URL that is taken, with all its characters escaped.
+const LONGEST_URL: usize = 64 * 1024;
+
+fn url(value: &RawValue) -> Result<String, ApiError> {
+    if value.get().len() > LONGEST_URL {
+        return Err(ApiError::BadRequest(format!("`url` has more than {LONGEST_URL} bytes")));
+    }
+    serde_json::from_str(value.get())
+        .map_err(|_| ApiError::BadRequest("`url` must be the address of a photo, as text".to_owned()))
+}
+
+/// Whether a body without a type may be a JSON object.
+pub(super) fn may_be(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{")
+}
+
+/// Whether it is one; no photo is.
+pub(super) fn is_one(body: &[u8]) -> bool {
+    may_be(body) && serde_json::from_slice::<de::IgnoredAny>(body).is_ok()
 }
 
 /// What a JSON body holds.
@@ -155,9 +168,9 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Content, ApiError>
             parameters.set("function_to_apply", &name)?;
         }
     }
-    let Inputs(texts) = match (request.inputs, request.url) {
-        (Some(inputs), None) => inputs,
-        (None, Some(Text(url))) => return Ok(Content::Url { url: url.into_owned(), parameters }),
+    let texts = match (request.inputs, request.url) {
+        (Some(inputs), None) => texts(inputs)?,
+        (None, Some(value)) => return Ok(Content::Url { url: url(value)?, parameters }),
         (Some(_), Some(_)) => {
             return Err(ApiError::BadRequest(
                 "`inputs` and `url` are given; one of them is taken".to_owned(),
@@ -171,9 +184,9 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Content, ApiError>
     if texts.len() > limit {
         return Err(ApiError::TooManyPhotos { limit });
     }
-    let length: usize = texts.iter().map(|text| text.len()).sum();
-    let reservation = Arc::new(service.promise(length as u64 / 4 * 3)?);
-    let photo = |(index, text): (usize, &Cow<'_, str>)| {
+    let length = texts.iter().map(|text| decoded_length(text.len())).sum();
+    let reservation = Arc::new(service.promise(length)?);
+    let photo = |(index, text): (usize, &&str)| {
         let bytes = decode(text).map_err(|error| {
             ApiError::BadRequest(format!("`inputs` (photo {index}) is no base64 text: {error}"))
         })?;
@@ -183,40 +196,14 @@ pub(super) fn parse(service: &Service, body: &[u8]) -> Result<Content, ApiError>
     Ok(Content::Photos(Submission { photos, parameters }))
 }
 
-/// Reads base64 in any of its spellings.
-pub(super) fn decode(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
-    let text = match text.split_once(',') {
-        Some((head, rest)) if head.trim_start().starts_with("data:") => rest,
-        _ => text,
-    };
-    let mut text = Cow::Borrowed(text);
-    if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        text = Cow::Owned(text.split_ascii_whitespace().collect());
-    }
-    let alphabet = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    GeneralPurpose::new(alphabet, config).decode(text.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_taken_in_both_alphabets_with_and_without_padding_and_as_a_data_url() {
-        let want = [251, 255, 190, 1];
-        for text in
-            ["+/++AQ==", "+/++AQ", "-_--AQ==", "-_--AQ", "data:image/png;base64,+/++AQ==", "+/++\r\nAQ=="]
-        {
-            assert_eq!(decode(text).as_deref(), Ok(&want[..]), "{text}");
-        }
-        assert!(decode("+/++A!").is_err());
-    }
-
-    #[test]
     fn only_a_whole_json_object_looks_like_one() {
-        assert!(looks_like(b" {\"inputs\": \"\"}"));
-        assert!(!looks_like(b"{ not json"));
-        assert!(!looks_like(b"\x89PNG"));
+        assert!(is_one(b" {\"inputs\": \"\"}"));
+        assert!(may_be(b"{ not json") && !is_one(b"{ not json"));
+        assert!(!is_one(b"\x89PNG"));
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Whether the body was let go before its end.
+    /// Whether the body was let go before its end, or broke off.
     pub(super) fn unfinished(&self) -> bool {
         self.unfinished.load(Ordering::Acquire)
     }
@@ -78,7 +78,12 @@ impl HttpBody for Lingering {
         let polled = Pin::new(inner).poll_frame(context);
         self.sending = Sending::Unasked;
         match &polled {
-            Poll::Ready(None | Some(Err(_))) => self.inner = None,
+            Poll::Ready(None) => self.inner = None,
+            // Where it would go on is not known: nothing more can be read over this connection.
+            Poll::Ready(Some(Err(_))) => {
+                self.reading.unfinished.store(true, Ordering::Release);
+                self.inner = None;
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.allowance = self.allowance.saturating_sub(length);

@@ -5,8 +5,11 @@
 //! here ever sees a tensor or opens a file.
 
 mod access;
+mod aside;
 mod auth;
+mod base64_text;
 mod body;
+mod budget;
 mod classify;
 mod composed;
 mod cors;
@@ -25,6 +28,7 @@ mod open_inference;
 mod openapi;
 mod page;
 mod parameters;
+mod registry;
 mod remote_photo;
 mod router;
 mod security;
@@ -38,7 +42,7 @@ mod trace;
 
 pub use auth::check_key;
 pub use cors::{Origin, OriginError};
-pub use models::{ModelInfo, ModelSource, Served};
+pub use registry::{ModelInfo, ModelSource, Served};
 pub use remote_photo::{Addresses, PublicAddresses, UrlInput};
 pub use server::{Listeners, serve};
 pub use settings::{MOST_PHOTOS_PER_REQUEST, ServeSettings};

@@ -1,212 +1,167 @@
-//! The models served, by name: what stands behind each, and how one is loaded anew under load.
+//! `/models`: every model served, one of them with its labels and devices, and a model read anew.
 //!
-//! `main` names the sources; handlers ask for a model and keep it until their answer is written, so that photos, labels and
-//! scores are of one version even while the next is put in its place. No file is opened here.
+//! What stands behind them is in `registry.rs`.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use tokio::sync::Mutex;
-
+use super::auth::Admin;
 use super::error::ApiError;
+use super::registry::Served;
+use super::segments::Segments;
 use super::state::Service;
-use crate::engine::{DeviceChoice, EngineError, Model, ModelParts, Scores};
-use crate::scores::Function;
-use crate::telemetry::ModelLabels;
 
-/// What clients may know about a model.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// `model_type` of its config.
-    pub architecture: String,
-    /// One a score, in the order of the scores.
-    pub labels: Arc<[String]>,
-    /// What turns logits into scores where the client does not say: [`Function::default_for`].
-    pub function: Function,
-    /// Height of the model's input, pixels.
-    pub height: usize,
-    /// Width of the model's input, pixels.
-    pub width: usize,
-    /// Where it runs, and what it computes in there; in the order of the engine's devices.
-    pub devices: Vec<DeviceChoice>,
-}
-
-impl ModelInfo {
-    /// Where it runs, as `--device` is written: `cpu`, `cuda:0`, `cuda:0,1`.
-    pub fn device(&self) -> String {
-        let mut names: Vec<String> = self.devices.iter().map(|choice| choice.device.name()).collect();
-        names.dedup();
-        let mut names = names.into_iter();
-        let first = names.next().unwrap_or_default();
-        names.fold(first, |list, name| list + "," + name.trim_start_matches("cuda:"))
-    }
-
-    /// Scores, where there is one for each label.
-    ///
-    /// # Errors
-    /// `Internal` otherwise.
-    pub(super) fn check(&self, scores: Scores) -> Result<Scores, ApiError> {
-        let (found, wanted) = (scores.0.len(), self.labels.len());
-        if found == wanted {
-            Ok(scores)
-        } else {
-            Err(ApiError::Internal(format!("{found} scores for {wanted} labels")))
-        }
-    }
-
-    /// What it computes in: `f32`, `bf16` …; a list where devices differ in it.
-    pub fn dtype(&self) -> String {
-        let mut names: Vec<&str> = self.devices.iter().map(|choice| choice.precision.name()).collect();
-        names.dedup();
-        names.join(",")
-    }
-}
-
-/// Where a model comes from; opened once when the service starts, and again for each reload.
-pub trait ModelSource: Send + Sync {
-    /// Reads the model. Called on a thread that may block.
-    ///
-    /// # Errors
-    /// Says which file, and what is wrong with it.
-    fn open(&self) -> Result<(ModelParts, ModelInfo), String>;
-}
-
-impl<F: Fn() -> Result<(ModelParts, ModelInfo), String> + Send + Sync> ModelSource for F {
-    fn open(&self) -> Result<(ModelParts, ModelInfo), String> {
-        self()
-    }
-}
-
-/// One version of a model, ready for photos.
-pub struct Served {
-    /// The name clients use.
-    pub name: Arc<str>,
-    /// What clients may know.
-    pub info: ModelInfo,
-    /// Counts the versions of this name, from 1.
-    pub version: u64,
-    pub(super) model: Model,
-}
-
-/// All models of a service.
-#[derive(Default)]
+/// `/models`
+#[derive(Serialize, ToSchema)]
 pub(super) struct Models {
-    registry: RwLock<Registry>,
-    /// Held while a model is loaded: one at a time, as the old version and the new take memory enough.
-    loading: Mutex<()>,
+    #[schema(inline)]
+    models: Vec<Row>,
 }
 
-#[derive(Default)]
-struct Registry {
-    /// The first that was named: what `/classify` asks.
-    default: Option<Arc<str>>,
-    entries: BTreeMap<Arc<str>, Entry>,
+/// A model of several.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Row {
+    name: String,
+    /// Counts what was loaded under this name, from 1.
+    version: u64,
+    /// Whether `/classify` asks it.
+    default: bool,
+    /// Whether photos for it are welcome now.
+    ready: bool,
+    architecture: String,
+    /// How many there are.
+    labels: usize,
+    height: usize,
+    width: usize,
+    device: String,
+    dtype: String,
 }
 
-struct Entry {
-    source: Arc<dyn ModelSource>,
-    served: Arc<Served>,
+/// `/models/{model}`
+#[derive(Serialize, ToSchema)]
+pub(super) struct Details {
+    name: String,
+    version: u64,
+    default: bool,
+    ready: bool,
+    architecture: String,
+    labels: Vec<String>,
+    height: usize,
+    width: usize,
+    device: String,
+    dtype: String,
+    #[schema(inline)]
+    devices: Vec<Device>,
 }
 
-impl Models {
-    fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
-        // Whoever panicked holding the lock changed one entry in one step, or none.
-        look(&self.registry.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn write<T>(&self, change: impl FnOnce(&mut Registry) -> T) -> T {
-        change(&mut self.registry.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The model of this name, or the default one.
-    pub(super) fn get(&self, name: Option<&str>) -> Option<Arc<Served>> {
-        self.read(|registry| {
-            let name = name.or(registry.default.as_deref())?;
-            registry.entries.get(name).map(|entry| entry.served.clone())
-        })
-    }
-
-    /// All of them, by name.
-    pub(super) fn all(&self) -> Vec<Arc<Served>> {
-        self.read(|registry| registry.entries.values().map(|entry| entry.served.clone()).collect())
-    }
+/// A device of a model.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Device {
+    name: String,
+    /// The product's name, of a CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    hardware: Option<String>,
+    /// Of a CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    compute_capability: Option<String>,
+    /// Bytes, of a CUDA device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    total_memory: Option<u64>,
+    dtype: &'static str,
+    /// Bytes, as the device's thread last saw it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    free_memory: Option<u64>,
+    /// Photos in one forward pass, at most, once the model is warm there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    max_batch_size: Option<usize>,
 }
 
-impl Service {
-    /// Loads a model and serves it under `name`, beside the others; the first that is loaded is the default. One that is
-    /// served under that name already goes on until the new one is warm, then gives way; requests under way end on it.
-    ///
-    /// # Errors
-    /// If it cannot be read, loaded or warmed; then nothing has changed.
-    pub async fn load(&self, name: &str, source: Arc<dyn ModelSource>) -> Result<Arc<Served>, String> {
-        let _turn = self.registry().loading.lock().await;
-        let (name, opened): (Arc<str>, _) = (name.into(), source.clone());
-        let opening = tokio::task::spawn_blocking(move || opened.open());
-        let opened = opening.await.unwrap_or_else(|_| Err("reading the model panicked".to_owned()));
-        let (parts, info) = opened?;
-        let model = self.engine().load(parts).await.map_err(|error| match error {
-            EngineError::DeviceUnavailable { reason } => reason.to_string(),
-            error => error.to_string(),
-        })?;
-        let (served, before) = self.registry().write(|registry| {
-            let before = registry.entries.get(&name).map(|entry| entry.served.clone());
-            let version = before.as_ref().map_or(1, |before| before.version + 1);
-            let served = Arc::new(Served { name: name.clone(), info, version, model });
-            registry.entries.insert(name.clone(), Entry { source, served: served.clone() });
-            registry.default.get_or_insert_with(|| name.clone());
-            (served, before)
-        });
-        if let Some(before) = before {
-            show(&before, |labels| self.telemetry().hide_model(labels));
+/// Each device of a model; its batch limit is there once it is warm, its free memory as its thread last saw it.
+pub(super) fn devices(service: &Service, served: &Served) -> Vec<Device> {
+    let (states, limits) = (service.engine().devices(), served.model.max_batch_sizes());
+    let choices = served.info.devices.iter();
+    let figures = choices.enumerate().map(|(index, choice)| {
+        let cuda = choice.device.cuda();
+        let memory = states.get(index).and_then(|state| state.memory);
+        Device {
+            name: choice.device.name(),
+            hardware: cuda.map(|cuda| cuda.name.clone()),
+            compute_capability: cuda
+                .map(|cuda| format!("{}.{}", cuda.compute_capability.0, cuda.compute_capability.1)),
+            total_memory: cuda.map(|cuda| cuda.total_memory),
+            dtype: choice.precision.name(),
+            free_memory: memory.map(|memory| memory.free),
+            max_batch_size: limits.get(index).copied().flatten(),
         }
-        show(&served, |labels| self.telemetry().show_model(labels));
-        tracing::info!(model = &*served.name, version = served.version, "the model is served");
-        Ok(served)
-    }
-
-    /// Reads a model anew from where it came from and puts it in its own place.
-    ///
-    /// # Errors
-    /// `ModelNotFound`; `ReloadFailed` with the reason, and the model that was there goes on.
-    pub(super) async fn reload(&self, name: &str) -> Result<Arc<Served>, ApiError> {
-        let found = self.registry().read(|registry| Some(registry.entries.get(name)?.source.clone()));
-        let source = found.ok_or_else(|| self.unknown(name))?;
-        self.load(name, source).await.map_err(|reason| {
-            tracing::error!(model = name, reason, "the model cannot be loaded anew; the old one goes on");
-            ApiError::ReloadFailed(reason)
-        })
-    }
-
-    /// The model of this name, or the default one.
-    ///
-    /// # Errors
-    /// `ModelNotFound` naming those there are; `NotReady` while the first are being loaded.
-    pub(super) fn model(&self, name: Option<&str>) -> Result<Arc<Served>, ApiError> {
-        if !self.opened() {
-            return Err(ApiError::NotReady);
-        }
-        self.registry().get(name).ok_or_else(|| self.unknown(name.unwrap_or_default()))
-    }
-
-    /// All models served, by name.
-    pub(super) fn models(&self) -> Vec<Arc<Served>> {
-        self.registry().all()
-    }
-
-    fn unknown(&self, name: &str) -> ApiError {
-        let names: Vec<String> = self.models().iter().map(|served| format!("`{}`", served.name)).collect();
-        let name: String = name.chars().take(200).collect();
-        ApiError::ModelNotFound(format!("no model `{name}`; served are {}", names.join(", ")))
-    }
-}
-
-/// Hands a model's labels of `featherlight_model_info` to `with`.
-fn show(served: &Served, with: impl FnOnce(ModelLabels<'_>)) {
-    let (device, dtype) = (served.info.device(), served.info.dtype());
-    with(ModelLabels {
-        model: &served.name,
-        architecture: &served.info.architecture,
-        device: &device,
-        dtype: &dtype,
     });
+    figures.collect()
+}
+
+/// `GET /models`: every model served.
+pub(super) async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
+    let default = service.model(None)?;
+    let models = service.models();
+    let models = models.iter().map(|served| row(&service, served, &default));
+    Ok(Json(Models { models: models.collect() }))
+}
+
+/// `GET /models/{model}`: one of them, with its labels.
+pub(super) async fn model(
+    State(service): State<Service>,
+    Segments(name): Segments<String>,
+) -> Result<Json<Details>, ApiError> {
+    let served = service.model(Some(&name))?;
+    let Row { name, version, default, ready, architecture, height, width, device, dtype, .. } =
+        row(&service, &served, &*service.model(None)?);
+    let (labels, devices) = (served.info.labels.to_vec(), devices(&service, &served));
+    Ok(Json(Details {
+        name,
+        version,
+        default,
+        ready,
+        architecture,
+        labels,
+        height,
+        width,
+        device,
+        dtype,
+        devices,
+    }))
+}
+
+/// `POST /models/{name}/reload`: reads a model anew from its folder. Goes on to its end even if the client leaves.
+pub(super) async fn reload(
+    _: Admin,
+    State(service): State<Service>,
+    Segments(name): Segments<String>,
+) -> Result<Json<Row>, ApiError> {
+    let reloading = tokio::spawn({
+        let service = service.clone();
+        async move { service.reload(&name).await }
+    });
+    let served = reloading.await.map_err(|_| ApiError::Internal("a reload panicked".to_owned()))??;
+    Ok(Json(row(&service, &served, &*service.model(None)?)))
+}
+
+fn row(service: &Service, served: &Served, default: &Served) -> Row {
+    let info = &served.info;
+    Row {
+        name: served.name.to_string(),
+        version: served.version,
+        default: served.name == default.name,
+        ready: service.ready(),
+        architecture: info.architecture.clone(),
+        labels: info.labels.len(),
+        height: info.height,
+        width: info.width,
+        device: info.device(),
+        dtype: info.dtype(),
+    }
 }

@@ -119,6 +119,8 @@ async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Requ
 
     let request = Request::from_parts(head, Body::new(body));
     let mut response = if too_long {
+        // Here and not at the end: only then is it known whether a body was left unread.
+        drop(request);
         ApiError::UriTooLong { limit: LONGEST_URI }.into_response()
     } else {
         uninterrupted(next.run(request)).await.unwrap_or_else(|error| {
@@ -130,7 +132,7 @@ async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Requ
         error.log();
         service.metrics().reject(error.code());
         let rendered = error.render(&id.0, shape);
-        // Headers that inner layers set on the bare answer (`allow`, CORS) stay; each is set once.
+        // Headers that inner layers set on the bare answer (`allow`) stay; each is set once.
         let set = std::mem::take(response.headers_mut());
         response = rendered;
         response.headers_mut().extend(set.into_iter().filter(|(name, _)| {

@@ -9,13 +9,14 @@ use axum::routing::{get, post};
 
 use super::auth::authorize;
 use super::classify::{classify, classify_with};
-use super::cors::cors;
+use super::cors;
 use super::docs::docs;
 use super::error::ApiError;
 use super::health;
 use super::hugging_face::predict;
-use super::info::{info, model, models, reload};
+use super::info::info;
 use super::metrics::metrics;
+use super::models::{model, models, reload};
 use super::observe::observe;
 use super::open_inference as v2;
 use super::openapi::openapi;
@@ -121,14 +122,15 @@ pub(super) fn routers(service: &Service, has_admin_port: bool) -> Routers {
     }
 }
 
-/// A request passes secure → observe → cors → authorize → its resource.
+/// A request passes secure → cors::grant → observe → cors::preflight → authorize → its resource.
 fn layered(routes: Router<Service>, service: &Service) -> Router {
     routes
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(service.clone(), authorize))
-        .layer(from_fn_with_state(service.clone(), cors))
+        .layer(from_fn_with_state(service.clone(), cors::preflight))
         .layer(from_fn_with_state(service.clone(), observe))
+        .layer(from_fn_with_state(service.clone(), cors::grant))
         .layer(map_response(secure))
         .with_state(service.clone())
 }

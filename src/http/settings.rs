@@ -33,7 +33,7 @@ pub struct ServeSettings {
     pub write_timeout: Duration,
     /// `--max-connections` of the public port; further ones wait with the system.
     pub max_connections: usize,
-    /// `--max-body-bytes`: one request's body.
+    /// `--max-body-bytes`: one request's body; see [`ServeSettings::body_limit`].
     pub max_body_bytes: u64,
     /// `--max-inflight-bytes`: all bodies in memory together.
     pub max_inflight_bytes: u64,
@@ -99,6 +99,12 @@ impl Default for ServeSettings {
 pub const MOST_PHOTOS_PER_REQUEST: usize = 1024;
 
 impl ServeSettings {
+    /// Bytes of one body, at most: what is copied out of it (a form's files, base64, tensors) needs as much again, and would never
+    /// find that in a memory of less than twice its size.
+    pub fn body_limit(&self) -> u64 {
+        self.max_body_bytes.min(self.max_inflight_bytes / 2)
+    }
+
     /// Photos of one request, at most: those of a larger one would never find room in the queue together.
     pub fn photos_per_request(&self) -> usize {
         self.max_photos_per_request.min(self.engine.max_queue_size).min(MOST_PHOTOS_PER_REQUEST)

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
 use super::auth::Keys;
-use super::body::{ByteBudget, Reservation};
+use super::budget::{ByteBudget, Reservation};
 use super::error::ApiError;
 use super::metrics::HttpMetrics;
-use super::models::Models;
+use super::registry::Models;
 use super::settings::ServeSettings;
 use crate::engine::{Engine, EngineStatus};
 use crate::telemetry::Telemetry;

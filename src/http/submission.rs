@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::error::ApiError;
 use super::parameters::Parameters;
 use super::state::Service;
-use super::{json, multipart, remote_photo};
+use super::{aside, json, multipart, remote_photo};
 
 /// One photo of a request.
 #[derive(Debug)]
@@ -81,9 +81,9 @@ pub(super) async fn parse(
 ) -> Result<Submission, ApiError> {
     let submission = match encoding {
         Encoding::Raw => raw(body),
-        Encoding::Json => from_json(service, body, deadline).await?,
+        Encoding::Json => from_json(service, body, false, deadline).await?,
         Encoding::Multipart { boundary } => multipart::parse(service, body, boundary).await?,
-        Encoding::Unknown if json::looks_like(&body) => from_json(service, body, deadline).await?,
+        Encoding::Unknown if json::may_be(&body) => from_json(service, body, true, deadline).await?,
         Encoding::Unknown => raw(body),
     };
     if submission.photos.is_empty() {
@@ -92,10 +92,24 @@ pub(super) async fn parse(
     Ok(submission)
 }
 
-async fn from_json(service: &Service, body: Bytes, deadline: Instant) -> Result<Submission, ApiError> {
-    match json::parse(service, &body)? {
-        json::Content::Photos(submission) => Ok(submission),
-        json::Content::Url { url, parameters } => {
+/// Takes JSON apart; `doubtful` JSON may be a photo.
+async fn from_json(
+    service: &Service,
+    body: Bytes,
+    doubtful: bool,
+    deadline: Instant,
+) -> Result<Submission, ApiError> {
+    let parsing = {
+        let (service, body) = (service.clone(), body.clone());
+        move || match doubtful && !json::is_one(&body) {
+            true => Ok(None),
+            false => json::parse(&service, &body).map(Some),
+        }
+    };
+    match aside::parse(body.len(), parsing).await? {
+        None => Ok(raw(body)),
+        Some(json::Content::Photos(submission)) => Ok(submission),
+        Some(json::Content::Url { url, parameters }) => {
             // Its memory is free again before the photo takes some.
             drop(body);
             let bytes = remote_photo::fetch(service, &url, deadline).await?;

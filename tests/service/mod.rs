@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod hostile;
+pub mod inference;
 pub mod load;
 pub mod photos;
 

@@ -1,5 +1,8 @@
 //! Web servers for tests of photos by URL: each does one thing, well or badly, and counts who came.
 #![allow(clippy::expect_used, clippy::panic, reason = "a failed step of a test is its failure")]
+#![allow(dead_code, reason = "each test program uses its own part of this harness")]
+
+pub mod names;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -109,7 +109,7 @@ async fn ready(limit: usize, cards: &[&Card]) -> Bench {
 
 /// Admits photos that need no decoding, together.
 fn admit(bench: &Bench, values: impl IntoIterator<Item = u8>) -> Vec<Ticket> {
-    let inputs = values.into_iter().map(|value| Input::Tensor(vec![f32::from(value); 3])).collect();
+    let inputs = values.into_iter().map(|value| Input::Tensor(vec![f32::from(value); 3].into())).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
     bench.engine.admit(inputs, &bench.model, deadline).expect("the photos are admitted")
 }

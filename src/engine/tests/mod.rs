@@ -279,19 +279,19 @@ async fn whoever_still_waits_when_the_grace_ends_is_told_so() {
 async fn a_request_that_asks_for_what_is_not_there_is_refused_by_name() {
     let rig = Rig::new(settings(1, 2)).await;
     let deadline = Instant::now() + Duration::from_secs(60);
-    let one = || vec![Input::Tensor(vec![0.5; 3])];
-    let short = rig.engine.admit(vec![Input::Tensor(vec![0.5; 2])], &rig.model, deadline);
+    let one = || vec![Input::Tensor(vec![0.5; 3].into())];
+    let short = rig.engine.admit(vec![Input::Tensor(vec![0.5; 2].into())], &rig.model, deadline);
     assert!(matches!(short, Err(EngineError::TensorSize { want: 3, found: 2 })));
     let tall = Pixels::new(1, 2, vec![0; 6]).expect("pixels");
-    let tall = rig.engine.admit(vec![Input::Pixels(tall)], &rig.model, deadline);
+    let tall = rig.engine.admit(vec![Input::Pixels(tall.into())], &rig.model, deadline);
     assert!(matches!(tall, Err(EngineError::PixelSize { want: (1, 1), found: (2, 1) })));
     let many = (0..3).flat_map(|_| one()).collect();
     let many = rig.engine.admit(many, &rig.model, deadline);
     assert!(matches!(many, Err(EngineError::TooManyPhotos { sent: 3, limit: 2 })));
     rig.open(2);
-    let scores = rig.engine.submit(Input::Tensor(vec![7.0; 3]), &rig.model, deadline).await;
+    let scores = rig.engine.submit(Input::Tensor(vec![7.0; 3].into()), &rig.model, deadline).await;
     assert_eq!(scores.expect("scores"), Scores(vec![7.0, 1.0]));
-    let pixels = Input::Pixels(Pixels::new(1, 1, vec![9; 3]).expect("pixels"));
+    let pixels = Input::Pixels(Pixels::new(1, 1, vec![9; 3]).expect("pixels").into());
     let scores = rig.engine.submit(pixels, &rig.model, deadline).await;
     assert_eq!(scores.expect("scores"), Scores(vec![9.0, 1.0]));
 }

@@ -82,7 +82,7 @@ fn start(limit: usize) -> Engine {
 
 fn send(engine: &Engine, model: &Model, value: u8) -> Ticket {
     let deadline = Instant::now() + Duration::from_secs(60);
-    let input = vec![Input::Tensor(vec![f32::from(value); 3])];
+    let input = vec![Input::Tensor(vec![f32::from(value); 3].into())];
     engine.admit(input, model, deadline).expect("admitted").remove(0)
 }
 

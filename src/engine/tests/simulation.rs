@@ -100,7 +100,7 @@ fn a_load_in_long_pieces_leaves_photos_of_another_model_half_of_the_time() {
     }
     let shared = shared(settings(1, 256));
     let mut world = World::new(&shared, Machine::new(10, 0));
-    let photos = (0..50).map(|_| Input::Tensor(vec![5.0; 3])).collect();
+    let photos = (0..50).map(|_| Input::Tensor(vec![5.0; 3].into())).collect();
     let deadline = world.now() + Duration::from_secs(60);
     let tickets = shared.admit(photos, &world.model, deadline).expect("admitted");
     let clock = shared.clock.clone();
@@ -140,7 +140,7 @@ fn a_batch_is_in_the_pace_before_it_is_answered() {
     let shared = shared(settings(1, 64));
     let mut world = World::new(&shared, Machine::new(10, 0));
     shared.pace.warmed(world.model.lane(), Duration::from_secs(1), 1, 1);
-    let photo = vec![Input::Tensor(vec![5.0; 3])];
+    let photo = vec![Input::Tensor(vec![5.0; 3].into())];
     let ticket =
         shared.admit(photo, &world.model, world.now() + Duration::from_secs(60)).expect("admitted").remove(0);
     let answered = Arc::new(OnAnswer { model: world.model.clone(), pace: Mutex::default() });

@@ -9,6 +9,8 @@ const make = (tag, parts = [], set = {}) => {
 const pretty = value => typeof value === 'string' ? value : JSON.stringify(value, null, 2);
 const quote = text => "'" + text.replaceAll("'", "'\\''") + "'";
 let schemas = {};
+// Relative to the folder of this page: a proxy may have put the service under a path of its own.
+const at = path => new URL('.' + path, location.href).href;
 
 // `code` in descriptions; nothing else of Markdown is used.
 const prose = text => text.split('`').map((part, index) => index % 2 ? make('code', part) : part);
@@ -65,7 +67,7 @@ function curl(method, path, operation) {
   else if (example(operation)) parts.push("-H 'content-type: application/json'", '--data ' + quote(example(operation)));
   else if (method === 'post') parts.push('-X POST');
   const filled = path.replace(/{(\w+)}/g, (_, name) => operation.parameters.find(one => one.name === name)?.example || name);
-  return [...parts, quote(location.origin + filled)].join(' ');
+  return [...parts, quote(at(filled))].join(' ');
 }
 
 function command(text) {
@@ -116,7 +118,7 @@ function trial(method, path, operation) {
     const start = performance.now();
     try {
       const body = file ? file.files[0] : text?.value;
-      const answer = await fetch(target + (query.size ? '?' + query : ''), { method: method.toUpperCase(), headers, body });
+      const answer = await fetch(at(target) + (query.size ? '?' + query : ''), { method: method.toUpperCase(), headers, body });
       const time = Math.round(performance.now() - start);
       let shown = await answer.text();
       try { shown = JSON.stringify(JSON.parse(shown), null, 2); } catch {} // Not JSON: as it is.
@@ -159,7 +161,7 @@ function section(method, path, operation) {
 
 async function show() {
   let answer;
-  try { answer = await fetch('/openapi.json', { headers: key.value ? { 'x-api-key': key.value } : {} }); }
+  try { answer = await fetch(at('/openapi.json'), { headers: key.value ? { 'x-api-key': key.value } : {} }); }
   catch { $('#message').textContent = 'The service does not answer.'; return; }
   if (!answer.ok) {
     $('#message').textContent = answer.status === 401 ? 'This service wants an API key: enter it above.' : `The service answered with ${answer.status}.`;

@@ -11,9 +11,9 @@ use super::VERSION;
 use super::head::OutputHead;
 use crate::engine::Scores;
 use crate::http::error::ApiError;
-use crate::http::models::{ModelInfo, Served};
+use crate::http::registry::{ModelInfo, Served};
 use crate::http::strict::{Few, Object};
-use crate::scores::Function;
+use crate::scores::{Function, best};
 
 /// How long the JSON is at the head of a body with binary tensors.
 pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -176,9 +176,9 @@ pub(super) fn render(
 
 /// The best of a row, as Triton writes them.
 fn classes(row: &[f64], labels: &[String], count: usize) -> Vec<String> {
-    let mut ranked: Vec<_> = row.iter().zip(labels).enumerate().collect();
-    // Stable, so that ties keep the order of the labels.
-    ranked.sort_by(|(_, (left, _)), (_, (right, _))| right.total_cmp(left));
-    ranked.truncate(count);
-    ranked.into_iter().map(|(index, (score, label))| format!("{score:.6}:{index}:{label}")).collect()
+    let class = |index: usize| {
+        let (score, label) = row.get(index).zip(labels.get(index))?;
+        Some(format!("{score:.6}:{index}:{label}"))
+    };
+    best(row, count).into_iter().filter_map(class).collect()
 }

@@ -13,22 +13,23 @@ use bytes::Bytes;
 
 use super::answer::{HEADER_LENGTH, Wanted, render};
 use super::head::Head;
-use super::tensors::{self, Batch};
+use super::tensors;
 use super::{ModelPath, find};
 use crate::engine::{EngineError, Input};
-use crate::http::body;
 use crate::http::error::ApiError;
-use crate::http::models::Served;
 use crate::http::parameters::patience;
+use crate::http::registry::Served;
 use crate::http::segments::Segments;
 use crate::http::state::Service;
 use crate::http::strict::{Few, Object};
+use crate::http::{aside, body};
 use crate::scores::Function;
 
 /// A request taken apart.
 struct Parsed {
     id: Option<String>,
-    batch: Batch,
+    /// One an image, in order.
+    inputs: Vec<Input>,
     wanted: Vec<Wanted>,
     function: Function,
     /// The client's own limit.
@@ -52,14 +53,11 @@ pub(crate) async fn infer(
     service.engine().admissible(deadline)?;
     let header_length = header_length(&head.headers)?;
     let bytes = body::read(&service, body, start, deadline).await?;
-    // Numbers as JSON take their time: not on a thread that speaks to other clients.
-    let parsing = tokio::task::spawn_blocking({
+    let parsing = aside::parse(bytes.len(), {
         let (service, served) = (service.clone(), served.clone());
         move || parse(&service, &served, header_length, &bytes)
     });
-    let parsing =
-        parsing.await.map_err(|error| ApiError::Internal(format!("a request was not parsed: {error}")))?;
-    let Parsed { id, batch: Batch { inputs, promised }, wanted, function, timeout } = parsing?;
+    let Parsed { id, inputs, wanted, function, timeout } = parsing.await?;
     if let Some(timeout) = timeout.and_then(|timeout| start.checked_add(timeout)) {
         deadline = deadline.min(timeout);
     }
@@ -67,7 +65,6 @@ pub(crate) async fn infer(
     let count = inputs.len();
     let tensors = matches!(inputs.first(), Some(Input::Tensor(_)));
     let answers = service.engine().submit_many(inputs, &served.model, deadline).await?;
-    drop(promised);
     let mut scores = Vec::with_capacity(count);
     for (index, answer) in answers.into_iter().enumerate() {
         let answer = answer.map_err(|error| match error {
@@ -154,6 +151,6 @@ fn parse(
         let message = format!("{} bytes follow the JSON that belong to no input", binary.len());
         return Err(ApiError::BadRequest(message));
     }
-    let batch = tensors::read(service, &served.info, &input, own)?;
-    Ok(Parsed { id: head.id, batch, wanted, function, timeout })
+    let inputs = tensors::read(service, &served.info, &input, own)?;
+    Ok(Parsed { id: head.id, inputs, wanted, function, timeout })
 }

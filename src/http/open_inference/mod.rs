@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::models::{ModelInfo, Served};
+use super::registry::{ModelInfo, Served};
 use super::segments::Segments;
 use super::state::Service;
 
@@ -177,6 +177,13 @@ pub(super) struct ModelConfig {
     output: Vec<TensorConfig>,
 }
 
+/// Images of one request, at most, also as the largest of the inputs: values of four bytes.
+fn images_per_request(service: &Service, info: &ModelInfo) -> usize {
+    let (settings, one) = (service.settings(), (3 * 4 * info.height * info.width).max(1));
+    let room = usize::try_from(settings.body_limit()).unwrap_or(usize::MAX) / one;
+    settings.photos_per_request().min(room).max(1)
+}
+
 /// `GET /v2/models/{model}/config`
 pub(super) async fn config(
     State(service): State<Service>,
@@ -191,7 +198,7 @@ pub(super) async fn config(
         name: served.name.to_string(),
         platform: PLATFORM,
         backend: PLATFORM,
-        max_batch_size: service.settings().photos_per_request(),
+        max_batch_size: images_per_request(&service, &served.info),
         input: tensors::inputs(&served.info).map(|input| describe(input, true)).into(),
         output: answer::outputs(&served.info).map(|output| describe(output, false)).into(),
     }))
@@ -226,10 +233,5 @@ fn status(ready: bool) -> StatusCode {
 }
 
 fn respond(status: StatusCode, body: impl Serialize) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
-}
-
-/// Sizes of a model's input that a shape can be made of.
-fn sides(info: &ModelInfo) -> (usize, usize) {
-    (info.height, info.width)
+    (status, Json(body)).into_response()
 }

@@ -9,12 +9,11 @@ use bytes::{Buf, Bytes};
 use serde_json::value::RawValue;
 
 use super::head::InputHead;
-use super::sides;
-use crate::engine::{EngineError, Input};
-use crate::http::body::Reservation;
+use crate::engine::{EngineError, Held, Input};
+use crate::http::base64_text::{decode, decoded_length, texts};
+use crate::http::budget::Reservation;
 use crate::http::error::ApiError;
-use crate::http::json;
-use crate::http::models::ModelInfo;
+use crate::http::registry::ModelInfo;
 use crate::http::state::Service;
 use crate::http::strict::Few;
 use crate::image::Pixels;
@@ -28,7 +27,7 @@ pub(super) const PIXELS: &str = "pixels";
 
 /// The inputs of a model: name, type, and shape of one image.
 pub(super) fn inputs(info: &ModelInfo) -> [(&'static str, &'static str, Vec<usize>); 3] {
-    let (height, width) = sides(info);
+    let ModelInfo { height, width, .. } = *info;
     [
         (IMAGE, "BYTES", vec![1]),
         (PIXEL_VALUES, "FP32", vec![3, height, width]),
@@ -36,16 +35,8 @@ pub(super) fn inputs(info: &ModelInfo) -> [(&'static str, &'static str, Vec<usiz
     ]
 }
 
-/// What a request holds, ready for the engine.
-#[derive(Debug)]
-pub(super) struct Batch {
-    /// One an image, in order.
-    pub(super) inputs: Vec<Input>,
-    /// The memory of copies: promised until the answer is there.
-    pub(super) promised: Option<Arc<Reservation>>,
-}
-
-/// Reads one input; `binary` holds its bytes where they came beside the JSON.
+/// Reads one input, one for the engine an image; `binary` holds its bytes where they came beside the JSON. The memory of copies is
+/// promised as long as they live.
 ///
 /// # Errors
 /// `BadRequest` naming what is wrong; `Overloaded` when the memory for copies is in use.
@@ -54,7 +45,7 @@ pub(super) fn read(
     info: &ModelInfo,
     input: &InputHead<'_>,
     binary: Option<Bytes>,
-) -> Result<Batch, ApiError> {
+) -> Result<Vec<Input>, ApiError> {
     let known = inputs(info);
     let found = known.iter().find(|(name, ..)| *name == input.name);
     let Some((name, datatype, one)) = found else {
@@ -107,11 +98,16 @@ fn count(service: &Service, name: &str, one: &[usize], shape: &Few<u64>) -> Resu
     }
 }
 
-/// Promises memory for a copy of `count` × `one` values of `size` bytes.
-fn promise(service: &Service, count: usize, one: usize, size: usize) -> Result<Arc<Reservation>, ApiError> {
-    let bytes = count.checked_mul(one).and_then(|values| values.checked_mul(size));
-    let bytes = bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(u64::MAX);
-    service.promise(bytes).map(Arc::new)
+/// Promises memory for a copy of `count` images of `one` bytes each. A body takes half of all memory at most, and its copies the
+/// other half: more never find room.
+fn promise(service: &Service, count: usize, one: usize) -> Result<Arc<Reservation>, ApiError> {
+    let half = service.settings().max_inflight_bytes / 2;
+    let room = usize::try_from(half).unwrap_or(usize::MAX) / one.max(1);
+    match room {
+        0 => Err(ApiError::BodyTooLarge { limit: half }),
+        limit if limit < count => Err(ApiError::TooManyPhotos { limit }),
+        _ => service.promise(count as u64 * one as u64).map(Arc::new),
+    }
 }
 
 fn wrong_size(name: &str, found: usize, wanted: usize) -> ApiError {
@@ -119,7 +115,7 @@ fn wrong_size(name: &str, found: usize, wanted: usize) -> ApiError {
 }
 
 /// Each with four bytes of length before it, little-endian; slices of the body, not copies.
-fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Batch, ApiError> {
+fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Vec<Input>, ApiError> {
     let cut = |index: usize| {
         ApiError::BadRequest(format!(
             "the binary data of input `{IMAGE}` ends within element {index} of {count}"
@@ -137,44 +133,54 @@ fn binary_photos(count: usize, mut bytes: Bytes) -> Result<Batch, ApiError> {
             "{left} bytes are left of input `{IMAGE}` after {count} elements"
         )));
     }
-    Ok(Batch { inputs, promised: None })
+    Ok(inputs)
 }
 
 /// JSON holds no bytes: each is base64.
-fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Batch, ApiError> {
-    let promised = promise(service, data.get().len() / 4 + 1, 3, 1)?;
+fn json_photos(service: &Service, count: usize, data: &RawValue) -> Result<Vec<Input>, ApiError> {
+    let promised = Arc::new(service.promise(decoded_length(data.get().len()))?);
     let mut inputs = Vec::with_capacity(count);
-    data::texts(data, &mut |text| {
+    for text in texts(data.get()) {
+        let text = text.map_err(|reason| unusable(IMAGE, &reason))?;
         if inputs.len() == count {
-            return Err(format!("more than {count} elements"));
+            return Err(unusable(IMAGE, &format!("more than {count} elements")));
         }
-        let bytes = json::decode(text)
-            .map_err(|error| format!("element {} is no base64 text: {error}", inputs.len()))?;
+        let bytes = decode(text).map_err(|error| {
+            unusable(IMAGE, &format!("element {} is no base64 text: {error}", inputs.len()))
+        })?;
         inputs.push(Input::Photo(promised.clone().hold(bytes)));
-        Ok(())
-    })
-    .map_err(|reason| unusable(IMAGE, &reason))?;
+    }
     if inputs.len() < count {
         return Err(unusable(IMAGE, &format!("{} elements, the shape tells of {count}", inputs.len())));
     }
-    Ok(Batch { inputs, promised: Some(promised) })
+    Ok(inputs)
 }
 
-fn binary_values(service: &Service, count: usize, one: &[usize], bytes: &Bytes) -> Result<Batch, ApiError> {
+fn binary_values(
+    service: &Service,
+    count: usize,
+    one: &[usize],
+    bytes: &Bytes,
+) -> Result<Vec<Input>, ApiError> {
     let values: usize = one.iter().product();
     let wanted = count.saturating_mul(values).saturating_mul(4);
     if bytes.len() != wanted {
         return Err(wrong_size(PIXEL_VALUES, bytes.len(), wanted));
     }
-    let promised = promise(service, count, values, 4)?;
+    let promised = promise(service, count, values * 4)?;
     let number = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let images = bytes.chunks_exact(values * 4).map(|image| image.chunks_exact(4).map(number).collect());
     tensors(images, promised)
 }
 
-fn json_values(service: &Service, count: usize, one: &[usize], data: &RawValue) -> Result<Batch, ApiError> {
+fn json_values(
+    service: &Service,
+    count: usize,
+    one: &[usize],
+    data: &RawValue,
+) -> Result<Vec<Input>, ApiError> {
     let values: usize = one.iter().product();
-    let promised = promise(service, count, values, 4)?;
+    let promised = promise(service, count, values * 4)?;
     let mut images: Vec<Vec<f32>> = Vec::with_capacity(count);
     data::numbers(data, &mut |number| {
         if images.last().is_none_or(|image| image.len() == values) {
@@ -194,16 +200,19 @@ fn json_values(service: &Service, count: usize, one: &[usize], data: &RawValue) 
 }
 
 /// Finite values only: what is none gives no scores either, and that is then no fault of the service.
-fn tensors(images: impl Iterator<Item = Vec<f32>>, promised: Arc<Reservation>) -> Result<Batch, ApiError> {
+fn tensors(
+    images: impl Iterator<Item = Vec<f32>>,
+    promised: Arc<Reservation>,
+) -> Result<Vec<Input>, ApiError> {
     let checked =
         images.enumerate().map(|(index, image)| match image.iter().all(|value| value.is_finite()) {
-            true => Ok(Input::Tensor(image)),
+            true => Ok(Input::Tensor(Held::new(image, promised.clone()))),
             false => Err(unusable(
                 PIXEL_VALUES,
                 &format!("image {index} holds a value that is no finite number of 32 bits"),
             )),
         });
-    Ok(Batch { inputs: checked.collect::<Result<_, _>>()?, promised: Some(promised) })
+    checked.collect()
 }
 
 fn binary_pixels(
@@ -211,14 +220,13 @@ fn binary_pixels(
     info: &ModelInfo,
     count: usize,
     bytes: &Bytes,
-) -> Result<Batch, ApiError> {
-    let (height, width) = sides(info);
-    let one = height * width * 3;
+) -> Result<Vec<Input>, ApiError> {
+    let one = info.height * info.width * 3;
     let wanted = count.saturating_mul(one);
     if bytes.len() != wanted {
         return Err(wrong_size(PIXELS, bytes.len(), wanted));
     }
-    let promised = promise(service, count, one, 1)?;
+    let promised = promise(service, count, one)?;
     pixels(info, bytes.chunks_exact(one).map(<[u8]>::to_vec), promised)
 }
 
@@ -227,10 +235,9 @@ fn json_pixels(
     info: &ModelInfo,
     count: usize,
     data: &RawValue,
-) -> Result<Batch, ApiError> {
-    let (height, width) = sides(info);
-    let one = height * width * 3;
-    let promised = promise(service, count, one, 1)?;
+) -> Result<Vec<Input>, ApiError> {
+    let one = info.height * info.width * 3;
+    let promised = promise(service, count, one)?;
     let mut images: Vec<Vec<u8>> = Vec::with_capacity(count);
     data::numbers(data, &mut |number| {
         if images.last().is_none_or(|image| image.len() == one) {
@@ -256,10 +263,13 @@ fn pixels(
     info: &ModelInfo,
     images: impl Iterator<Item = Vec<u8>>,
     promised: Arc<Reservation>,
-) -> Result<Batch, ApiError> {
-    let (height, width) = sides(info);
-    let inputs = images.map(|image| Pixels::new(width, height, image).map(Input::Pixels));
-    Ok(Batch { inputs: inputs.collect::<Result<_, _>>()?, promised: Some(promised) })
+) -> Result<Vec<Input>, ApiError> {
+    let ModelInfo { height, width, .. } = *info;
+    let input = |image| {
+        let pixels = Pixels::new(width, height, image)?;
+        Ok(Input::Pixels(Held::new(pixels, promised.clone())))
+    };
+    images.map(input).collect()
 }
 
 /// Whether the last of `images` is there, and whole.
@@ -275,41 +285,24 @@ fn unusable(name: &str, reason: &str) -> ApiError {
     ApiError::BadRequest(format!("`data` of input `{name}` cannot be used: {reason}"))
 }
 
-/// JSON data, flat or nested in any depth, handed on leaf by leaf.
+/// JSON data, flat or nested in any depth, handed on number by number.
 mod data {
     use std::fmt;
 
-    use serde::de::{self, DeserializeSeed, Deserializer, SeqAccess, Visitor};
+    use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
     use serde_json::value::RawValue;
 
-    type Refusable<'a, T> = dyn FnMut(T) -> Result<(), String> + 'a;
-
-    enum Leaves<'a, 'b> {
-        Numbers(&'a mut Refusable<'b, f64>),
-        Texts(&'a mut (dyn FnMut(&str) -> Result<(), String> + 'b)),
-    }
+    type Take<'a> = dyn FnMut(f64) -> Result<(), String> + 'a;
 
     /// Every number, in order.
-    pub(super) fn numbers(data: &RawValue, take: &mut Refusable<'_, f64>) -> Result<(), String> {
-        walk(data, Leaves::Numbers(take))
-    }
-
-    /// Every text, in order.
-    pub(super) fn texts(
-        data: &RawValue,
-        take: &mut dyn FnMut(&str) -> Result<(), String>,
-    ) -> Result<(), String> {
-        walk(data, Leaves::Texts(take))
-    }
-
-    fn walk(data: &RawValue, mut leaves: Leaves<'_, '_>) -> Result<(), String> {
+    pub(super) fn numbers(data: &RawValue, take: &mut Take<'_>) -> Result<(), String> {
         let mut json = serde_json::Deserializer::from_str(data.get());
-        Walk(&mut leaves).deserialize(&mut json).map_err(|error| error.to_string())
+        Walk(take).deserialize(&mut json).map_err(|error| error.to_string())
     }
 
-    struct Walk<'a, 'b, 'c>(&'a mut Leaves<'b, 'c>);
+    struct Walk<'a, 'b>(&'a mut Take<'b>);
 
-    impl<'de> DeserializeSeed<'de> for Walk<'_, '_, '_> {
+    impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
         type Value = ();
 
         fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -317,42 +310,23 @@ mod data {
         }
     }
 
-    impl Walk<'_, '_, '_> {
-        fn number<E: de::Error>(self, number: f64) -> Result<(), E> {
-            match self.0 {
-                Leaves::Numbers(take) => take(number).map_err(E::custom),
-                Leaves::Texts(_) => Err(E::invalid_type(de::Unexpected::Float(number), &self)),
-            }
-        }
-    }
-
-    impl<'de> Visitor<'de> for Walk<'_, '_, '_> {
+    impl<'de> Visitor<'de> for Walk<'_, '_> {
         type Value = ();
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str(match self.0 {
-                Leaves::Numbers(_) => "numbers, in lists",
-                Leaves::Texts(_) => "texts, in lists",
-            })
+            formatter.write_str("numbers, in lists")
         }
 
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
-            self.number(number as f64)
+        fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+            self.0(number as f64).map_err(E::custom)
         }
 
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<(), E> {
-            self.number(number as f64)
+        fn visit_i64<E: Error>(self, number: i64) -> Result<(), E> {
+            self.0(number as f64).map_err(E::custom)
         }
 
-        fn visit_f64<E: de::Error>(self, number: f64) -> Result<(), E> {
-            self.number(number)
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-            match self.0 {
-                Leaves::Texts(take) => take(text).map_err(E::custom),
-                Leaves::Numbers(_) => Err(E::invalid_type(de::Unexpected::Str("…"), &self)),
-            }
+        fn visit_f64<E: Error>(self, number: f64) -> Result<(), E> {
+            self.0(number).map_err(E::custom)
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {

@@ -84,7 +84,7 @@ pub(super) const ROWS: [(u16, &str, &str, &str); 24] = [
         422,
         "url_unreachable",
         "nothing was to be had from the URL",
-        "the server of `url` answered with status 404",
+        "`url` gave no answer of status 200 within 10s and 3 redirects",
     ),
     (
         431,
@@ -160,6 +160,7 @@ pub(super) fn add(operation: &Operation, wants_key: bool, answers: &mut Map<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::error::{REJECTIONS, STATUSES};
 
     #[test]
     fn every_row_of_the_table_of_errors_is_described() {
@@ -177,6 +178,30 @@ mod tests {
         found.sort_unstable();
         described.sort_unstable();
         assert_eq!(found, described);
+    }
+
+    /// Every meter exists from the start: a status or a code without one would begin with its first request.
+    #[test]
+    fn statuses_and_codes_of_the_table_are_values_of_the_meters() {
+        // Beside errors: an answer, and one without a body.
+        let mut statuses: Vec<u16> = ROWS.iter().map(|(status, ..)| *status).chain([200, 204]).collect();
+        statuses.sort_unstable();
+        statuses.dedup();
+        assert_eq!(statuses, STATUSES);
+        // Turned away before inference: not what is nowhere, fails inside or comes too late, and no reload.
+        let others = [
+            "not_found",
+            "method_not_allowed",
+            "reload_failed",
+            "client_left",
+            "internal",
+            "deadline_exceeded",
+        ];
+        let codes: Vec<&str> =
+            ROWS.iter().map(|(_, code, ..)| *code).filter(|code| !others.contains(code)).collect();
+        let mut counted = REJECTIONS.to_vec();
+        counted.sort_by_key(|code| codes.iter().position(|known| known == code));
+        assert_eq!(codes, counted);
     }
 
     #[test]

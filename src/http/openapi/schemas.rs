@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::operations::count;
 use super::reference;
-use crate::http::{classify, error, health, info, open_inference as v2};
+use crate::http::{classify, error, health, info, models, open_inference as v2};
 
 /// All of them, by name.
 pub(super) fn all(urls: bool) -> Value {
@@ -28,9 +28,9 @@ fn answers(schemas: &mut Map<String, Value>) {
     add::<classify::Labels<'_>>("Labels", schemas);
     add::<health::Health>("Health", schemas);
     add::<info::Info>("Info", schemas);
-    add::<info::Models>("Models", schemas);
-    add::<info::Row>("Model", schemas);
-    add::<info::Details>("ModelDetails", schemas);
+    add::<models::Models>("Models", schemas);
+    add::<models::Row>("Model", schemas);
+    add::<models::Details>("ModelDetails", schemas);
     add::<v2::ServerMetadata>("ServerMetadata", schemas);
     add::<v2::Liveness>("Liveness", schemas);
     add::<v2::Readiness>("Readiness", schemas);

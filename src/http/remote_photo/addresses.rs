@@ -1,11 +1,12 @@
 //! Which addresses a photo may be fetched from, and how a name becomes addresses.
 //!
 //! The service's own policy is [`PublicAddresses`]. The lists are IANA's registries of special-purpose addresses and the
-//! addresses at which clouds hand out credentials. No flag and no variable widens them.
+//! addresses at which clouds hand out credentials; this machine's own addresses are asked of the system. No flag and no variable
+//! widens them.
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket};
 
 /// Look-ups, and the verdict on each address that comes of one.
 pub trait Addresses: fmt::Debug + Send + Sync {
@@ -19,7 +20,7 @@ pub trait Addresses: fmt::Debug + Send + Sync {
     fn allows(&self, address: IpAddr) -> bool;
 }
 
-/// The system's look-ups; addresses of the public internet alone.
+/// The system's look-ups; addresses of the public internet alone, and none of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct PublicAddresses;
 
@@ -31,11 +32,19 @@ impl Addresses for PublicAddresses {
     }
 
     fn allows(&self, address: IpAddr) -> bool {
-        match address {
+        let public = match address {
             IpAddr::V4(address) => is_public_v4(address),
             IpAddr::V6(address) => is_public_v6(address),
-        }
+        };
+        public && !is_own(address)
     }
+}
+
+/// Whether the address is one of this machine's: a connection to it never passes the firewall that stands before the machine, and
+/// would reach ports that are closed to everyone outside. Only what is its own can be bound. Where the system lets foreign
+/// addresses be bound as well (`net.ipv4.ip_nonlocal_bind`), every address passes for its own, and none is asked.
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// First address and length of the prefix: everything that is not on the public internet, or is more than a server there.
@@ -190,9 +199,29 @@ mod tests {
 
     #[test]
     fn the_name_of_this_machine_leads_nowhere_that_is_allowed() {
-        for name in ["localhost", "localhost.localdomain"] {
-            let found = PublicAddresses.look_up(name).unwrap_or_default();
-            assert!(found.iter().all(|address| !PublicAddresses.allows(*address)), "{name}: {found:?}");
+        let found: Vec<IpAddr> = match ("localhost", 0).to_socket_addrs() {
+            Ok(found) => found.map(|address| address.ip()).collect(),
+            Err(error) => panic!("a machine that does not know its own name: {error}"),
+        };
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|address| !PublicAddresses.allows(*address)), "{found:?}");
+        // The service's own look-up may find nothing.
+        if let Ok(found) = PublicAddresses.look_up("localhost") {
+            assert!(found.iter().all(|address| !PublicAddresses.allows(*address)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_bound_to_this_machine_is_its_own_and_the_rest_of_the_internet_is_not() {
+        assert!(is_own(IpAddr::from([127, 0, 0, 1])));
+        // For documentation: nobody has it.
+        assert!(!is_own(IpAddr::from([192, 0, 2, 1])));
+        assert!(!is_own(IpAddr::from([8, 8, 8, 8])));
+        // The address that the machine shows to the outside, where it has an outside: nothing is sent.
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        if socket.connect("192.0.2.1:9").is_ok() {
+            let own = socket.local_addr().expect("a bound socket").ip();
+            assert!(is_own(own), "{own}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use ureq::Agent;
@@ -19,11 +19,11 @@ use ureq::unversioned::transport::{Connector, NextTimeout, RustlsConnector, TcpC
 
 use super::addresses::Addresses;
 use super::target::{Host, Refusal, Target};
-use crate::http::body::Reservation;
+use crate::http::budget::{ByteBudget, Gathering};
 
 /// Redirects that are followed.
-const REDIRECTS: usize = 3;
-/// Bytes read at a time; the promise of memory grows by as much.
+pub(super) const REDIRECTS: usize = 3;
+/// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 /// The head of an answer.
 const HEAD: usize = 64 * 1024;
@@ -37,13 +37,13 @@ pub(super) struct Download {
     pub(super) end: Instant,
     /// Bytes, at most.
     pub(super) limit: u64,
-    /// Grows with what came.
-    pub(super) reservation: Reservation,
+    /// The memory that all bodies share.
+    pub(super) budget: ByteBudget,
     /// Nobody waits for it any more.
     pub(super) withdrawn: Arc<AtomicBool>,
 }
 
-/// Why there are no bytes. The text is for the log; [`Failure::to_client`] is for the client.
+/// Why there are no bytes. The text is for the log alone: how far a connection came would make the service a scanner of ports.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("not allowed: {0}")]
@@ -60,17 +60,6 @@ pub(super) enum Failure {
     Late,
     #[error("{0}")]
     Unreachable(String),
-}
-
-impl Failure {
-    /// What the client may know: nothing of how far a connection came, which would make the service a scanner of ports.
-    pub(super) fn to_client(&self, timeout: Duration) -> String {
-        match self {
-            Self::Status(status) => format!("the server of `url` answered with status {status}"),
-            Self::TooManyRedirects => format!("`url` is redirected more than {REDIRECTS} times"),
-            _ => format!("no photo was to be had from `url` within {timeout:?}"),
-        }
-    }
 }
 
 impl Download {
@@ -123,13 +112,13 @@ impl Download {
         })
     }
 
-    fn read(mut self, body: ureq::Body) -> Result<Bytes, Failure> {
+    fn read(self, body: ureq::Body) -> Result<Bytes, Failure> {
         let limit = self.limit;
         if body.content_length().is_some_and(|length| length > limit) {
             return Err(Failure::TooLarge { limit });
         }
         let mut reader = body.into_reader();
-        let (mut bytes, mut chunk) = (Vec::new(), vec![0; CHUNK]);
+        let (mut gathering, mut chunk) = (Gathering::new(&self.budget), vec![0; CHUNK]);
         loop {
             if self.withdrawn.load(Ordering::Acquire) {
                 return Err(Failure::Late);
@@ -140,17 +129,14 @@ impl Download {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Failure::Unreachable(error.to_string())),
             };
-            let length = (bytes.len() + count) as u64;
-            if length > limit {
+            if gathering.len() + count as u64 > limit {
                 return Err(Failure::TooLarge { limit });
             }
-            if !self.reservation.cover(length, CHUNK as u64) {
+            if !gathering.keep(&chunk[..count], limit) {
                 return Err(Failure::NoMemory);
             }
-            bytes.extend_from_slice(&chunk[..count]);
         }
-        let reservation = Arc::new(self.reservation);
-        Ok(reservation.hold(bytes))
+        Ok(gathering.finish())
     }
 }
 

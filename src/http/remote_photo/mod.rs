@@ -3,7 +3,8 @@
 //! `submission.rs` calls [`fetch`]. A client must not reach through the service what it cannot reach itself, so only http(s)
 //! URLs of public addresses are taken: every address of a name is checked, also after each redirect, and the connection goes
 //! to the address that was checked. No proxy of the environment is used: behind one, nothing could be checked. What an answer
-//! says of a refusal is the same for a name that does not exist and one that leads inside.
+//! says of a refusal is the same for a name that does not exist and one that leads inside, and what it says of a connection the
+//! same however far that came.
 
 mod addresses;
 mod download;
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
 pub use addresses::{Addresses, PublicAddresses};
-use download::{Download, Failure};
+use download::{Download, Failure, REDIRECTS};
 use target::Target;
 
 use super::error::ApiError;
@@ -79,14 +80,13 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
     };
     let target = Target::parse(url).map_err(|reason| ApiError::UrlNotAllowed(reason.to_string()))?;
     let place = input.places.clone().try_acquire_owned().map_err(|_| service.overloaded())?;
-    let reservation = service.promise(0)?;
     let end = deadline.min(Instant::now() + input.timeout);
     let withdrawal = Withdrawal(Arc::default());
     let download = Download {
         addresses: input.addresses.clone(),
         end,
-        limit: settings.max_body_bytes.min(settings.max_inflight_bytes),
-        reservation,
+        limit: settings.body_limit(),
+        budget: service.bodies().clone(),
         withdrawn: withdrawal.0.clone(),
     };
     let host = target.host().to_owned();
@@ -112,7 +112,11 @@ pub(super) async fn fetch(service: &Service, url: &str, deadline: Instant) -> Re
             Failure::NotAllowed(refusal) => ApiError::UrlNotAllowed(refusal.to_string()),
             Failure::TooLarge { limit } => ApiError::PhotoTooLarge { limit },
             Failure::NoMemory => service.overloaded(),
-            failure => ApiError::UrlUnreachable(failure.to_client(input.timeout)),
+            // The same words for all that can happen on the way.
+            _ => ApiError::UrlUnreachable(format!(
+                "`url` gave no answer of status 200 within {:?} and {REDIRECTS} redirects",
+                input.timeout
+            )),
         }
     })
 }

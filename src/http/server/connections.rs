@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub(super) struct Connections {
     router: Router,
     port: &'static str,
     places: Arc<Semaphore>,
+    /// Whether all of them are taken; sockets look at it.
+    full: Arc<AtomicBool>,
     tasks: JoinSet<()>,
     graceful: GracefulShutdown,
     said: Option<Instant>,
@@ -63,15 +66,18 @@ impl Connections {
     /// For the port called `port` in the metrics, with so many connections at most.
     pub(super) fn new(service: Service, router: Router, port: &'static str, limit: usize) -> Self {
         let places = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-        let (tasks, graceful) = (JoinSet::new(), GracefulShutdown::new());
-        Self { service, router, port, places, tasks, graceful, said: None }
+        let (full, tasks, graceful) = (Arc::default(), JoinSet::new(), GracefulShutdown::new());
+        Self { service, router, port, places, full, tasks, graceful, said: None }
     }
 
-    /// Accepts until `end`. At the limit new connections wait with the system until one has ended: they are late, not lost.
+    /// Accepts until `end`. At the limit new connections wait with the system until one has ended, and those that are idle soon
+    /// do: they are late, not lost.
     pub(super) async fn accept_until(&mut self, listener: &TcpListener, end: impl Future<Output = ()>) {
         let mut end = pin!(end);
         loop {
+            // No permit is held here for a connection that is still to come.
             let full = self.places.available_permits() == 0;
+            self.full.store(full, Ordering::Relaxed);
             if full {
                 self.say(|port| tracing::warn!(port, "at the limit of its connections: new ones wait"));
             }
@@ -118,7 +124,7 @@ impl Connections {
         gauge.inc();
         let place = Place { gauge, _permit: permit };
         let (peer, conversation) = (Peer(client), Conversation::new());
-        let socket = Socket::new(stream, conversation.clone(), self.service.clone(), peer);
+        let socket = Socket::new(stream, conversation.clone(), self.service.clone(), peer, self.full.clone());
         let router = TowerToHyperService::new(self.router.clone());
         let answer = service_fn(move |mut request: Request<Incoming>| {
             let answering = conversation.answering();

@@ -2,15 +2,16 @@
 //!
 //! `connections.rs` wraps every socket before hyper gets it, and tells a [`Conversation`] when a request is being answered.
 //! hyper alone has one limit, for a request's head, runs it between requests as well, and waits for ever for a client that does
-//! not read. Here a head has its own time from its first byte, an idle connection its own, and so has an answer that the
-//! client does not take. (A body's time is `body.rs`'s business: there the client can be told.)
+//! not read. Here a head has its own time from its first byte, an idle connection its own (a short one while others wait for a
+//! place), and so has an answer that the client does not take. (A body's time is `body.rs`'s business: there the client can be told.)
 //!
 //! What hyper answers by itself, to what is no HTTP, passes here too and is given the form of every other error.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,14 +26,14 @@ use crate::http::state::Service;
 #[derive(Debug)]
 pub(super) struct Conversation(Mutex<Stage>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Stage {
     /// Nothing has come since.
     Idle { since: Instant },
     /// The head of a request is coming.
     Head { since: Instant },
-    /// The service has the request; `begun` once it has looked at it.
-    Answering { begun: bool },
+    /// The service has the request; `begun` once it has looked at it, for which the socket may be waiting.
+    Answering { begun: bool, waiting: Option<Waker> },
 }
 
 /// As long as it lives a request is being answered.
@@ -45,13 +46,27 @@ impl Conversation {
     }
 
     pub(super) fn answering(self: &Arc<Self>) -> Answering {
-        *self.lock() = Stage::Answering { begun: false };
+        self.turn(Stage::Answering { begun: false, waiting: None });
         Answering(self.clone())
     }
 
-    /// Whether a request was taken that the service has not looked at.
-    fn has_news(&self) -> bool {
-        matches!(*self.lock(), Stage::Answering { begun: false })
+    /// Whether a request was taken that the service has not looked at; the task is woken when it has.
+    fn has_news(&self, context: &Context<'_>) -> bool {
+        match &mut *self.lock() {
+            Stage::Answering { begun: false, waiting } => {
+                *waiting = Some(context.waker().clone());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Goes on to `stage`.
+    fn turn(&self, stage: Stage) {
+        let before = std::mem::replace(&mut *self.lock(), stage);
+        if let Stage::Answering { waiting: Some(waker), .. } = before {
+            waker.wake();
+        }
     }
 
     /// Bytes have come: outside of a request, the first of a head.
@@ -78,13 +93,13 @@ impl Conversation {
 impl Answering {
     /// The service looks at the request.
     pub(super) fn begin(&self) {
-        *self.0.lock() = Stage::Answering { begun: true };
+        self.0.turn(Stage::Answering { begun: true, waiting: None });
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        *self.0.lock() = Stage::Idle { since: Instant::now() };
+        self.0.turn(Stage::Idle { since: Instant::now() });
     }
 }
 
@@ -94,6 +109,8 @@ pub(super) struct Socket {
     conversation: Arc<Conversation>,
     service: Service,
     peer: Peer,
+    /// Whether all places of the port are taken.
+    full: Arc<AtomicBool>,
     reading: Pin<Box<Sleep>>,
     writing: Pin<Box<Sleep>>,
     /// Whether bytes are waiting that the client does not take.
@@ -115,12 +132,16 @@ struct OwnAnswer {
 /// After the answer to a malformed request: the client may still be writing, and closing on it would take the answer away.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a connection may be idle while all places are taken: it must not keep others out.
+const CROWDED: Duration = Duration::from_secs(1);
+
 impl Socket {
     pub(super) fn new(
         stream: TcpStream,
         conversation: Arc<Conversation>,
         service: Service,
         peer: Peer,
+        full: Arc<AtomicBool>,
     ) -> Self {
         let sleep = || Box::pin(tokio::time::sleep(Duration::ZERO));
         let (reading, writing) = (sleep(), sleep());
@@ -129,6 +150,7 @@ impl Socket {
             conversation,
             service,
             peer,
+            full,
             reading,
             writing,
             blocked: false,
@@ -143,15 +165,32 @@ impl Socket {
             return None;
         }
         let settings = self.service.settings();
-        let (deadline, waiting) = match *self.conversation.lock() {
-            Stage::Idle { since } => (since + settings.idle_timeout, "idle"),
-            Stage::Head { since } => (since + settings.header_timeout, "header"),
-            Stage::Answering { .. } => return None,
-        };
-        if self.reading.deadline() != deadline {
-            self.reading.as_mut().reset(deadline);
+        loop {
+            let (deadline, look, waiting) = match *self.conversation.lock() {
+                Stage::Idle { since } => {
+                    let crowded = self.full.load(Ordering::Relaxed);
+                    let time =
+                        if crowded { CROWDED.min(settings.idle_timeout) } else { settings.idle_timeout };
+                    // Looks again and again whether it has become crowded.
+                    let beats = since.elapsed().as_millis() / CROWDED.as_millis() + 1;
+                    let beat = CROWDED.saturating_mul(u32::try_from(beats).unwrap_or(u32::MAX));
+                    (since + time, since + time.min(beat), "idle")
+                }
+                Stage::Head { since } => {
+                    let deadline = since + settings.header_timeout;
+                    (deadline, deadline, "header")
+                }
+                Stage::Answering { .. } => return None,
+            };
+            if self.reading.deadline() != look {
+                self.reading.as_mut().reset(look);
+            }
+            match self.reading.as_mut().poll(context) {
+                Poll::Pending => return None,
+                Poll::Ready(()) if look == deadline => return Some(waiting),
+                Poll::Ready(()) => {}
+            }
         }
-        self.reading.as_mut().poll(context).is_ready().then_some(waiting)
     }
 
     fn give_up(&mut self, waiting: &str) {
@@ -260,10 +299,7 @@ impl AsyncRead for Socket {
             }
             // A client that sends its request and leaves at once: hyper would drop the request with the connection before
             // the service has seen it, and nobody would have counted it.
-            Poll::Ready(_) if self.conversation.has_news() => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
+            Poll::Ready(_) if self.conversation.has_news(context) => Poll::Pending,
             ended => ended,
         }
     }
