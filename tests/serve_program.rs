@@ -54,7 +54,7 @@ fn a_photo_posted_to_a_served_model_gets_the_model_s_own_logits_and_sigterm_ends
 #[test]
 fn a_model_that_cannot_be_loaded_ends_the_service_with_1_and_the_reason() {
     let folder = tempfile::tempdir().expect("a folder");
-    for file in ["config.json", "model.safetensors"] {
+    for file in ["config.json", "preprocessor_config.json"] {
         std::fs::copy(data("goldens/beit-tiny").join(file), folder.path().join(file)).expect("copied");
     }
     let output = Command::new(PROGRAM)
