@@ -192,7 +192,7 @@ impl<'a> Device<'a> {
 
     /// Runs one batch, all of one model, and answers each entry.
     fn take(&mut self, entries: Vec<Entry<Prepared>>) -> Result<(), Lost> {
-        let (taken, mut behind) = (self.shared.clock.now(), self.shared.waiting());
+        let (taken, behind) = (self.shared.clock.now(), self.shared.waiting());
         let id = entries.first().map(|entry| entry.call.model().id());
         let (mut photos, mut calls) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         for Entry { payload, mut call } in entries {
@@ -209,9 +209,7 @@ impl<'a> Device<'a> {
             return Ok(());
         };
         let Loaded { runner, pass, limit, lane, .. } = loaded;
-        // A full batch is as good as one with others behind.
-        behind.ready |= photos.len() >= *limit;
-        Worker { shared, index, runner: &mut **runner, lane, pass, taken, behind }.run(
+        Worker { shared, index, runner: &mut **runner, limit: *limit, lane, pass, taken, behind }.run(
             &photos,
             calls,
             Attempt::First,
@@ -224,6 +222,7 @@ struct Worker<'a> {
     shared: &'a Shared,
     index: usize,
     runner: &'a mut dyn Runner,
+    limit: usize,
     lane: &'a Arc<Lane>,
     pass: &'a mut Duration,
     /// When the photos were taken, and who was left behind.
@@ -325,6 +324,8 @@ impl Worker<'_> {
             photos,
             taken: self.taken,
             behind: self.behind,
+            pass: *self.pass / u32::try_from(shared.device_count()).unwrap_or(u32::MAX).max(1),
+            limit: self.limit,
             now: shared.clock.now(),
             waiting: shared.waiting(),
             others: shared.outstanding.count().saturating_sub(photos),

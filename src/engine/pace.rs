@@ -3,7 +3,7 @@
 //! Measured where photos leave, so that decoding, several devices and other work on the machine are all in it, for each model
 //! ([`Lane`]). What is wanted is the pace of a queue that is emptied, so time counts where photos waited behind those that left: a
 //! photo alone takes the time of every stage, and a small batch hardly less than a large one. The time without a queue shows
-//! one thing only: so fast it was. Until there was a queue the warm-up's pass stands in. `Engine::admit` asks the pace whether
+//! two things only: so fast it was, and a full batch takes no less time than that of a few. Until there was a queue the warm-up's pass stands in. `Engine::admit` asks the pace whether
 //! a deadline can be met, and what a refused client is told.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -33,6 +33,10 @@ pub(super) struct Departure<'a> {
     pub(super) taken: Instant,
     /// … and who was left behind then.
     pub(super) behind: Queued,
+    /// The time of their pass, shared out among the devices, …
+    pub(super) pass: Duration,
+    /// … and the photos that it could have been for.
+    pub(super) limit: usize,
     /// Now.
     pub(super) now: Instant,
     /// Who waits now.
@@ -61,6 +65,13 @@ struct Spell {
     lane: Weak<Lane>,
     /// … and how many did since.
     left: usize,
+}
+
+impl Departure<'_> {
+    /// Seconds a photo in batches that are full, as those take no less time than this one.
+    fn at_best(&self) -> f64 {
+        self.pass.as_secs_f64() / self.limit.max(1) as f64
+    }
 }
 
 impl Spell {
@@ -101,7 +112,7 @@ impl Pace {
 
     /// Photos are done with.
     pub(super) fn departed(&self, departure: Departure<'_>) {
-        let Departure { lane, photos, taken, behind, now, waiting, others } = departure;
+        let Departure { lane, photos, taken, behind, now, waiting, others, .. } = departure;
         let mut state = self.lock();
         let start = match state.last {
             // The decode threads had no rest, whatever the device had.
@@ -115,6 +126,10 @@ impl Pace {
             Some(start) => {
                 lane.add(now.saturating_duration_since(start), photos);
                 state.spell = Some(Spell::new(now, others));
+            }
+            // Less is within the caution of every estimate.
+            None if departure.at_best() > Self::CAUTION * lane.each().unwrap_or(f64::INFINITY) => {
+                lane.add(departure.pass, departure.limit);
             }
             None => state.without_a_queue(departure),
         }
@@ -261,13 +276,15 @@ mod tests {
     /// Photos taken when others waited behind them.
     fn of_a_queue(lane: &Arc<Lane>, photos: usize, taken: Instant, now: Instant) -> Departure<'_> {
         let queued = Queued { encoded: false, ready: true };
-        Departure { lane, photos, taken, behind: queued, now, waiting: queued, others: 8 }
+        let (pass, limit) = (Duration::ZERO, 8);
+        Departure { lane, photos, taken, pass, limit, behind: queued, now, waiting: queued, others: 8 }
     }
 
     /// The last photos in the engine.
     fn alone(lane: &Arc<Lane>, photos: usize, taken: Instant, now: Instant) -> Departure<'_> {
         let nobody = Queued::default();
-        Departure { lane, photos, taken, behind: nobody, now, waiting: nobody, others: 0 }
+        let (pass, limit) = (now - taken, 8);
+        Departure { lane, photos, taken, pass, limit, behind: nobody, now, waiting: nobody, others: 0 }
     }
 
     #[test]
@@ -305,6 +322,20 @@ mod tests {
         assert_eq!(lone(8), milliseconds(800));
         assert_eq!(lone(8), milliseconds(800));
         assert_eq!(lone(30), milliseconds(800));
+    }
+
+    #[test]
+    fn a_pass_that_is_too_long_even_for_a_full_batch_shows_without_a_queue() {
+        let (pace, lane, mut now) = (Pace::default(), lane(), Instant::now());
+        pace.warmed(&lane, milliseconds(80), 8, 1);
+        let mut lone = |time| {
+            pace.begun(now);
+            pace.departed(alone(&lane, 1, now, now + milliseconds(time)));
+            now += milliseconds(1000);
+            lane.time_of(8)
+        };
+        assert_eq!(lone(85), milliseconds(80), "a pass is not quite like another");
+        assert_eq!(lone(400), milliseconds(400));
     }
 
     #[test]

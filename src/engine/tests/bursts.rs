@@ -59,6 +59,18 @@ fn lone_photos_that_are_held_back_do_not_make_the_pace_slow() {
 }
 
 #[test]
+fn a_device_that_turned_slow_in_light_load_is_not_believed_to_be_fast() {
+    let shared = shared(two_threads(8));
+    let machine = Machine { warmup: Warmup::Buckets, ..Machine::new(20, 0) };
+    let mut world = World::new(&shared, machine);
+    assert_eq!(light_load_and_a_burst(&mut world, 10, milliseconds(500)).refused, 0);
+    // Eight batches of 8 take 1.6 s now.
+    world.becomes(Machine::new(200, 0));
+    assert_eq!(light_load_and_a_burst(&mut world, 40, milliseconds(1500)).refused, 64);
+    assert_eq!(light_load_and_a_burst(&mut world, 40, milliseconds(2500)).refused, 0);
+}
+
+#[test]
 fn a_slow_pace_of_long_ago_is_corrected_by_lone_photos() {
     let shared = shared(two_threads(8));
     let mut world = World::new(&shared, Machine::new(0, 100));
