@@ -151,7 +151,7 @@ mod tests {
         let held = budget.reserve(80).unwrap();
         let (sender, receiver) = mpsc::channel();
         let mut threads = Vec::new();
-        for (index, bytes) in [90, 10].into_iter().enumerate() {
+        for (index, bytes) in [90, 20].into_iter().enumerate() {
             let (shared, own) = (Arc::clone(&budget), sender.clone());
             threads.push(thread::spawn(move || {
                 let reservation = shared.reserve(bytes).unwrap();
@@ -164,7 +164,7 @@ mod tests {
         }
         assert!(receiver.recv_timeout(WAIT).is_err());
         drop(held);
-        assert_eq!((receiver.recv().unwrap(), receiver.recv().unwrap()), (90, 10));
+        assert_eq!((receiver.recv().unwrap(), receiver.recv().unwrap()), (90, 20));
         for thread in threads {
             thread.join().unwrap();
         }
