@@ -38,7 +38,9 @@ pub(super) async fn read(
         return Err(ApiError::BodyTooLarge { limit });
     }
     // What would find no room now is not begun; but a length alone is promised nothing.
-    drop(service.promise(declared.unwrap_or(0))?);
+    if !service.bodies().has(declared.unwrap_or(0)) {
+        return Err(service.overloaded());
+    }
     let mut gathering = Gathering::new(service.bodies());
     loop {
         let frame = tokio::select! {

@@ -27,6 +27,11 @@ impl ByteBudget {
         Self { limit, used: Arc::default() }
     }
 
+    /// Whether so many bytes are free now; nothing is promised.
+    pub(super) fn has(&self, bytes: u64) -> bool {
+        self.used.load(Ordering::Acquire).checked_add(bytes).is_some_and(|sum| sum <= self.limit)
+    }
+
     /// Promises `bytes`, or nothing when they are not free.
     pub(super) fn reserve(&self, bytes: u64) -> Option<Reservation> {
         let mut reservation = Reservation { budget: self.clone(), bytes: 0 };
@@ -135,7 +140,8 @@ mod tests {
         let budget = ByteBudget::new(1_000_000);
         let mut gathering = Gathering::new(&budget);
         assert!(gathering.keep(&[1; 10], 700_000));
-        assert!(budget.reserve(1_000_000 - STEP).is_some(), "one step, whatever is announced");
+        assert!(budget.has(1_000_000 - STEP), "one step, whatever is announced");
+        assert!(!budget.has(1_000_001 - STEP) && !budget.has(u64::MAX));
         for _ in 0..30 {
             assert!(gathering.keep(&[2; 10_000], 700_000));
             let (promised, kept) = (gathering.reservation.bytes, gathering.len());
