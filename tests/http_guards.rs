@@ -90,6 +90,24 @@ fn a_client_that_does_not_read_its_answers_does_not_keep_its_connection() {
 }
 
 #[test]
+fn a_refusal_of_a_photo_keeps_its_connection() {
+    let service = Running::with_settings(|settings| settings.api_keys = vec!["key".to_owned()]);
+    let photo = vec![0; 100_000];
+    // On a machine that is busy with other things a body may come too late for it; a few tries are no proof, all of them are.
+    let kept = (0..50).any(|_| {
+        let mut connection = service.connect();
+        let refused = connection.send("POST", "/classify", &[], &photo);
+        assert_eq!(refused.row(), row(401, "unauthorized"));
+        if refused.header("connection") == Some("close") {
+            return false;
+        }
+        assert_eq!(connection.send("GET", "/health", &[], b"").status, 200);
+        true
+    });
+    assert!(kept, "each refusal cost its connection");
+}
+
+#[test]
 fn a_body_that_trickles_is_a_408_after_the_whole_time() {
     let service = Running::with_settings(|settings| settings.body_timeout = Duration::from_millis(300));
     let mut connection = service.connect();

@@ -3,10 +3,13 @@
 //! `observe.rs` wraps every body. When a handler lets go of a body before its end (401, 413, 415, 503 …) the rest is
 //! read and thrown away in the background, within a bound of bytes and of time: closing the socket on a client that is
 //! still writing would reset the connection under the answer. Nothing here changes what a handler reads.
+//!
+//! The rest of a small body is on its way already: it is given a moment before the answer, and the connection goes on. Under
+//! overload most answers are refusals, and a new connection for each would cost more than they do.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +23,11 @@ const TIME: Duration = Duration::from_secs(1);
 /// Read on at most this far beyond what the service would have taken anyway. One MiB was too little: a client that writes 3 MB
 /// against a limit of 1 MB before it reads lost its answer on a loaded machine. Nothing is kept, and time is the tighter bound.
 const BYTES: u64 = 16 * 1024 * 1024;
+
+/// A rest that is worth waiting for, at most: a photo.
+const SMALL: u64 = 512 * 1024;
+/// How long it is waited for.
+const SOON: Duration = Duration::from_millis(10);
 
 /// Whether the client sends its body unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +43,47 @@ pub(super) enum Sending {
 pub(super) struct Reading {
     unfinished: AtomicBool,
     bytes: AtomicU64,
+    rest: Mutex<Rest>,
+}
+
+/// What becomes of the rest of a body that was let go.
+#[derive(Debug, Default)]
+enum Rest {
+    /// It can still be waited for.
+    #[default]
+    Awaited,
+    /// It is there, and how far it may be read on.
+    Left(Body, u64),
+    /// The answer is on its way.
+    TooLate,
 }
 
 impl Reading {
     /// Whether the body was let go before its end, or broke off.
     pub(super) fn unfinished(&self) -> bool {
         self.unfinished.load(Ordering::Acquire)
+    }
+
+    /// Gives the rest of a small body that was let go a moment to arrive. Called once, before the answer goes out.
+    pub(super) async fn settle(&self) {
+        let rest =
+            std::mem::replace(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner), Rest::TooLate);
+        let Rest::Left(mut body, allowance) = rest else { return };
+        match tokio::time::timeout(SOON, read_on(&mut body, allowance)).await {
+            Ok(whole) => self.unfinished.store(!whole, Ordering::Release),
+            Err(_) => read_on_aside(body, allowance),
+        }
+    }
+
+    /// Keeps the rest for [`settle`](Self::settle), or hands it back where it is too late or the rest too large for that.
+    fn keep(&self, body: Body, allowance: u64) -> Option<Body> {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let small = body.size_hint().upper().is_some_and(|bytes| bytes <= SMALL);
+        if !small || !matches!(*rest, Rest::Awaited) {
+            return Some(body);
+        }
+        *rest = Rest::Left(body, allowance);
+        None
     }
 
     /// Bytes that a handler took.
@@ -107,19 +150,31 @@ impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(body) = self.inner.take().filter(|body| !body.is_end_stream()) else { return };
         self.reading.unfinished.store(true, Ordering::Release);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.sending == Sending::Unasked {
-            runtime.spawn(tokio::time::timeout(TIME, read_on(body, self.allowance.max(BYTES))));
+        let allowance = self.allowance.max(BYTES);
+        if self.sending == Sending::Unasked
+            && let Some(body) = self.reading.keep(body, allowance)
+        {
+            read_on_aside(body, allowance);
         }
     }
 }
 
-async fn read_on(mut body: Body, mut allowance: u64) {
-    while let Some(Ok(frame)) = body.frame().await {
+/// Reads on in the background.
+fn read_on_aside(mut body: Body, allowance: u64) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { tokio::time::timeout(TIME, read_on(&mut body, allowance)).await });
+    }
+}
+
+/// Whether the end was reached within the allowance.
+async fn read_on(body: &mut Body, mut allowance: u64) -> bool {
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         allowance = allowance.saturating_sub(length);
         if allowance == 0 {
-            return;
+            return false;
         }
     }
+    true
 }

@@ -128,6 +128,8 @@ async fn answer(service: Service, mut visit: Visit, id: RequestId, request: Requ
             error.into_response()
         })
     };
+    // Before anything is counted: a client can leave while its body is waited for, and is a 499 then and no refusal.
+    reading.settle().await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         error.log();
         service.metrics().reject(error.code());
