@@ -32,7 +32,7 @@ impl Shared {
         if self.slots.free() == 0 {
             return Err(self.overloaded());
         }
-        self.in_time(None, 1, deadline)
+        self.in_time(None, 1, deadline).map(drop)
     }
 
     /// See `Engine::admit`.
@@ -48,7 +48,7 @@ impl Shared {
             return Err(EngineError::TooManyPhotos { sent: inputs.len(), limit });
         }
         inputs.iter().try_for_each(|input| fits(input, model.spec()))?;
-        self.in_time(Some(model.lane()), inputs.len(), deadline)?;
+        let foreseen = self.in_time(Some(model.lane()), inputs.len(), deadline)?;
         let slots = match self.slots.take(inputs.len()) {
             Some(slots) => slots,
             None => {
@@ -66,6 +66,7 @@ impl Shared {
             let claim = Claim {
                 model: model.clone(),
                 deadline,
+                foreseen,
                 slot,
                 reply,
                 unanswered: self.outstanding.enter(model.lane()),
@@ -84,8 +85,13 @@ impl Shared {
         Ok(tickets)
     }
 
-    /// Whether `photos` more can be answered until `deadline`, by the pace so far.
-    fn in_time(&self, lane: Option<&Arc<Lane>>, photos: usize, deadline: Instant) -> Result<(), EngineError> {
+    /// Whether `photos` more can be answered until `deadline`, by the pace so far. `false` where nobody is ahead, and nothing foreseen.
+    fn in_time(
+        &self,
+        lane: Option<&Arc<Lane>>,
+        photos: usize,
+        deadline: Instant,
+    ) -> Result<bool, EngineError> {
         let left = deadline.saturating_duration_since(self.clock.now());
         if left.is_zero() {
             return Err(EngineError::DeadlineExceeded);
@@ -100,7 +106,7 @@ impl Shared {
             Some(wait) => {
                 Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() })
             }
-            None => Ok(()),
+            None => Ok(self.outstanding.count() > 0),
         }
     }
 

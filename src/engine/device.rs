@@ -318,7 +318,7 @@ impl Worker<'_> {
 
     /// The pace hears of it first: with the last answer the engine is idle, and whoever comes then begins another measure.
     fn answer(&self, answers: impl ExactSizeIterator<Item = (Call, Result<Scores, EngineError>)>) {
-        let (shared, photos) = (self.shared, answers.len());
+        let (shared, photos, now) = (self.shared, answers.len(), self.shared.clock.now());
         shared.pace.departed(Departure {
             lane: self.lane,
             photos,
@@ -326,11 +326,12 @@ impl Worker<'_> {
             behind: self.behind,
             pass: *self.pass / u32::try_from(shared.device_count()).unwrap_or(u32::MAX).max(1),
             limit: self.limit,
-            now: shared.clock.now(),
+            now,
             waiting: shared.waiting(),
             others: shared.outstanding.count().saturating_sub(photos),
         });
         for (call, answer) in answers {
+            call.settle(now);
             call.answer(answer);
         }
     }

@@ -23,12 +23,23 @@ struct Sums {
     photos: f64,
     /// Whether photos of clients are in the sums; until then they are the warm-up's.
     real: bool,
+    /// Caution beyond the least.
+    more_caution: f64,
 }
 
 /// Departures are remembered for about so many seconds, so that a change of load shows soon …
 const MEMORY: f64 = 1.0;
 /// … or for about so many batches, where those are slower.
 const BATCHES: f64 = 6.0;
+
+/// What an estimate is multiplied by at least, before a deadline is compared with it, …
+pub(super) const CAUTION: f64 = 1.1;
+/// … what is added to that at most, …
+const MOST_MORE: f64 = 1.0;
+/// … by each photo that an estimate let in and that was late after all, …
+const MISSED: f64 = 0.02;
+/// … and taken back by each that was not. One in 500 may be late: the share at which the two are in balance.
+const KEPT: f64 = MISSED / 500.0;
 
 impl Lane {
     pub(super) fn enter(self: &Arc<Self>) -> InLane {
@@ -51,7 +62,7 @@ impl Lane {
     pub(super) fn warmed(&self, seconds: f64, photos: usize) {
         let mut sums = self.lock();
         if !sums.real {
-            *sums = Sums { seconds, photos: photos.max(1) as f64, real: false };
+            (sums.seconds, sums.photos) = (seconds, photos.max(1) as f64);
         }
     }
 
@@ -60,11 +71,21 @@ impl Lane {
         let (mut sums, seconds) = (self.lock(), time.as_secs_f64());
         let memory = MEMORY.max(BATCHES * seconds);
         let kept = if sums.real { (-seconds / memory).exp() } else { 0.0 };
-        *sums = Sums {
-            seconds: sums.seconds * kept + seconds,
-            photos: sums.photos * kept + photos as f64,
-            real: true,
-        };
+        sums.seconds = sums.seconds * kept + seconds;
+        sums.photos = sums.photos * kept + photos as f64;
+        sums.real = true;
+    }
+
+    /// A photo that an estimate let in is answered in time, or is not.
+    pub(super) fn promised(&self, kept: bool) {
+        let mut sums = self.lock();
+        let change = if kept { -KEPT } else { MISSED };
+        sums.more_caution = (sums.more_caution + change).clamp(0.0, MOST_MORE);
+    }
+
+    /// What an estimate is multiplied by before a deadline is compared with it: how steady a machine is shows in what was late.
+    pub(super) fn caution(&self) -> f64 {
+        CAUTION + self.lock().more_caution
     }
 
     /// The time that so many photos take, by the pace so far.
@@ -88,6 +109,21 @@ impl Drop for InLane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn caution_grows_with_each_photo_that_was_late_and_goes_when_none_is() {
+        let lane = Lane::default();
+        let near = |lane: &Lane, want: f64| (lane.caution() - want).abs() < 1e-6;
+        assert!(near(&lane, CAUTION));
+        lane.promised(true);
+        assert!(near(&lane, CAUTION), "never less");
+        (0..5).for_each(|_| lane.promised(false));
+        assert!(near(&lane, CAUTION + 0.1));
+        (0..2500).for_each(|_| lane.promised(true));
+        assert!(near(&lane, CAUTION));
+        (0..1000).for_each(|_| lane.promised(false));
+        assert!(near(&lane, CAUTION + MOST_MORE), "a device that hangs leaves a way back");
+    }
 
     #[test]
     fn it_follows_the_devices_whether_they_are_fast_or_slow() {

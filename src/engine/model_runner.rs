@@ -6,8 +6,9 @@
 use super::{Breathe, ModelParts, ModelSpec, Prepared, Runner, RunnerError, RunnerFactory, Warmup};
 use crate::image::{DecodeLimits, Processor};
 use crate::model::{Config, LoadedModel, ModelError, ModelFolder, Photo};
+use crate::ops::Cores;
 use crate::ops::device::{DeviceInfo, Fault, Memory, Placement, Precision, in_a_line};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuildError;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ pub struct DeviceChoice {
 struct ModelRunner {
     model: LoadedModel,
     device: DeviceInfo,
-    /// The threads of one CPU worker among several; without, the process's.
-    threads: Option<ThreadPool>,
+    /// Those of a CPU worker.
+    cores: Option<Arc<Cores>>,
 }
 
 impl Runner for ModelRunner {
@@ -36,8 +37,8 @@ impl Runner for ModelRunner {
                 Prepared::Tensor(values) => Photo::Tensor(values),
             })
             .collect();
-        let logits = match &self.threads {
-            Some(threads) => threads.install(|| self.model.logits(&photos)),
+        let logits = match &self.cores {
+            Some(cores) => cores.run(&photos, |part| self.model.logits(part)),
             None => self.model.logits(&photos),
         };
         logits.map_err(|error| {
@@ -103,11 +104,11 @@ impl LoadedParts<'_> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let factory = |choice: &DeviceChoice| {
             let cpu = choice.device == DeviceInfo::Cpu;
-            let threads = (cpu && workers > 1).then(|| (cores / workers).max(1));
+            let share = if workers > 1 { Share::Part((cores / workers).max(1)) } else { Share::Whole };
             let warmup = if cpu { Warmup::OnePhoto } else { Warmup::Buckets };
             let (config, model, choice) = (config.clone(), model.clone(), choice.clone());
             RunnerFactory::in_pieces(choice.device.name(), warmup, move |breathe| {
-                runner(&config, &model, choice, threads, breathe)
+                runner(&config, &model, choice, share, breathe)
             })
         };
         ModelParts {
@@ -118,25 +119,40 @@ impl LoadedParts<'_> {
     }
 }
 
+/// A CPU worker's part of the cores.
+#[derive(Clone, Copy)]
+enum Share {
+    Whole,
+    Part(usize),
+}
+
+impl Share {
+    fn cores(self) -> Result<Arc<Cores>, ThreadPoolBuildError> {
+        match self {
+            Self::Whole => Cores::of_process(),
+            Self::Part(count) => Cores::some(count).map(Arc::new),
+        }
+    }
+}
+
 fn runner(
     config: &Config,
     model: &LoadedModel,
     choice: DeviceChoice,
-    threads: Option<usize>,
+    share: Share,
     breathe: Breathe<'_>,
 ) -> Result<ModelRunner, RunnerError> {
     let DeviceChoice { device, precision } = choice;
-    let pool = |threads| ThreadPoolBuilder::new().num_threads(threads).build();
-    let threads = threads
-        .map(pool)
+    let cores = (device == DeviceInfo::Cpu)
+        .then(|| share.cores())
         .transpose()
         .map_err(|error| RunnerError::Load(format!("no threads for a CPU worker: {error}")))?;
     if device == DeviceInfo::Cpu && precision == Precision::F32 {
-        return Ok(ModelRunner { model: model.clone(), device, threads });
+        return Ok(ModelRunner { model: model.clone(), device, cores });
     }
     let placement = device.place(precision).map_err(|error| RunnerError::Load(error.to_string()))?;
     match model.copy_to(config, &placement, breathe) {
-        Ok(model) => Ok(ModelRunner { model, device, threads }),
+        Ok(model) => Ok(ModelRunner { model, device, cores }),
         Err(error) => Err(match fault(&error) {
             Fault::OutOfMemory => RunnerError::OutOfMemory(error.to_string()),
             Fault::Lost => lost(&device, &error.to_string()),

@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::lane::Lane;
+use super::lane::{CAUTION, Lane};
 
 /// What all models share of it.
 #[derive(Default)]
@@ -84,6 +84,8 @@ impl Spell {
 struct Ahead {
     photos: usize,
     seconds: f64,
+    /// The greatest of their models'.
+    caution: f64,
 }
 
 impl Pace {
@@ -91,8 +93,6 @@ impl Pace {
     const SPELL: Duration = Duration::from_secs(1);
     /// … or until so many times the photos that it began with have come and left.
     const THROUGH: usize = 4;
-    /// What an estimate is multiplied by before a deadline is compared with it.
-    const CAUTION: f64 = 1.1;
 
     /// A model's warm-up pass: `photos` took `time` on one of `devices`. Its photos are known from now on.
     pub(super) fn warmed(&self, lane: &Arc<Lane>, time: Duration, photos: usize, devices: usize) {
@@ -128,7 +128,7 @@ impl Pace {
                 state.spell = Some(Spell::new(now, others));
             }
             // Less is within the caution of every estimate.
-            None if departure.at_best() > Self::CAUTION * lane.each().unwrap_or(f64::INFINITY) => {
+            None if departure.at_best() > CAUTION * lane.each().unwrap_or(f64::INFINITY) => {
                 lane.add(departure.pass, departure.limit);
             }
             None => state.without_a_queue(departure),
@@ -158,7 +158,7 @@ impl Pace {
         let ahead = state.ahead();
         let each = lane.map_or(ahead.each(), |lane| lane.each().unwrap_or_default());
         let behind = photos.saturating_add(state.batch.saturating_sub(1));
-        let wait = duration((ahead.seconds + behind as f64 * each) * Self::CAUTION);
+        let wait = duration((ahead.seconds + behind as f64 * each) * ahead.caution);
         (ahead.photos > 0 && wait > left).then_some(wait)
     }
 
@@ -176,10 +176,14 @@ impl Pace {
 
 impl State {
     fn ahead(&self) -> Ahead {
-        let none = Ahead { photos: 0, seconds: 0.0 };
-        self.lanes.iter().filter_map(Weak::upgrade).fold(none, |Ahead { photos, seconds }, lane| {
-            let own = lane.unanswered();
-            Ahead { photos: photos + own, seconds: seconds + own as f64 * lane.each().unwrap_or_default() }
+        let none = Ahead { photos: 0, seconds: 0.0, caution: CAUTION };
+        self.lanes.iter().filter_map(Weak::upgrade).fold(none, |ahead, lane| match lane.unanswered() {
+            0 => ahead,
+            own => Ahead {
+                photos: ahead.photos + own,
+                seconds: ahead.seconds + own as f64 * lane.each().unwrap_or_default(),
+                caution: ahead.caution.max(lane.caution()),
+            },
         })
     }
 

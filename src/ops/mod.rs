@@ -11,6 +11,7 @@
 mod allocator;
 mod attention;
 mod composed_attention;
+mod cores;
 mod cross_entropy;
 pub mod device;
 mod dropout;
@@ -35,6 +36,7 @@ mod unit_heads;
 
 pub use allocator::{keep_freed_memory, release_freed_memory};
 pub use attention::{Attention, attention};
+pub use cores::Cores;
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use gelu::gelu;

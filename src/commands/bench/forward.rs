@@ -3,9 +3,11 @@
 use super::figures::{Times, rounded};
 use featherlight::image::Pixels;
 use featherlight::model::{LoadedModel, Photo};
+use featherlight::ops::Cores;
 use featherlight::randomness::{Purpose, Randomness};
 use serde_json::{Value, json};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Passes measured at least, however long one takes.
@@ -18,23 +20,33 @@ pub struct Figures {
     times: Times,
 }
 
-/// Runs batches of `batch_size` for `time`, after one that is not counted.
+/// What is measured.
+pub struct Setup<'a> {
+    pub model: &'a LoadedModel,
+    /// Height and width of its photos.
+    pub size: (usize, usize),
+    /// On the CPU: its cores, which share a pass as they do in an engine.
+    pub cores: Option<Arc<Cores>>,
+    /// How long.
+    pub time: Duration,
+}
+
+/// Runs batches of `batch_size`, after one that is not counted.
 ///
 /// # Errors
 /// candle's.
-pub fn measure(
-    model: &LoadedModel,
-    size: (usize, usize),
-    batch_size: usize,
-    time: Duration,
-) -> candle_core::Result<Figures> {
-    let noise = noise(size)?;
+pub fn measure(setup: &Setup<'_>, batch_size: usize) -> candle_core::Result<Figures> {
+    let noise = noise(setup.size)?;
     let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Pixels(&noise)).collect();
-    model.logits(&batch)?;
+    let pass = || match &setup.cores {
+        Some(cores) => cores.run(&batch, |part| setup.model.logits(part)),
+        None => setup.model.logits(&batch),
+    };
+    pass()?;
     let (begin, mut times) = (Instant::now(), Vec::new());
-    while times.len() < LEAST || begin.elapsed() < time {
+    while times.len() < LEAST || begin.elapsed() < setup.time {
         let start = Instant::now();
-        model.logits(&batch)?;
+        pass()?;
         times.push(start.elapsed());
     }
     let photos_per_second = (times.len() * batch_size) as f64 / begin.elapsed().as_secs_f64();

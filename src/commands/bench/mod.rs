@@ -18,7 +18,8 @@ use featherlight::engine::LoadedParts;
 use featherlight::image::{DecodeLimits, Processor};
 use featherlight::model::{Inspection, LoadedModel, ModelError, ModelFolder, build};
 use featherlight::nn::{RandomSource, Trainable};
-use featherlight::ops::device::Placement;
+use featherlight::ops::Cores;
+use featherlight::ops::device::{DeviceInfo, Placement};
 use featherlight::randomness::Randomness;
 use report::Report;
 use serde_json::{Value, json};
@@ -112,9 +113,11 @@ fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Re
     )?;
     // Read first: a folder that cannot be read should not be known only after the passes.
     let photos = arguments.decode.as_ref().map(|folder| photos::read(folder)).transpose()?;
+    let cores = (choice.device == DeviceInfo::Cpu).then(Cores::of_process).transpose()?;
+    let setup = forward::Setup { model: &loaded, size: (height, width), cores, time: arguments.seconds };
     let mut passes = Vec::new();
     for size in &arguments.batch_size {
-        let figures = forward::measure(&loaded, (height, width), *size as usize, arguments.seconds)?;
+        let figures = forward::measure(&setup, *size as usize)?;
         report.line(&figures)?;
         passes.push(figures.to_json());
     }

@@ -227,7 +227,7 @@ async fn a_device_whose_thread_panics_fails_the_engine() {
     );
     drop(old);
     // The device drops the old one after its next batch, if it has not yet: nothing is asked of this photo.
-    let photo = vec![Input::Tensor(vec![2.0; 3])];
+    let photo = vec![Input::Tensor(vec![2.0; 3].into())];
     let _ = engine.admit(photo, &new, Instant::now() + Duration::from_secs(60));
     let status = engine.status();
     until(|| *status.borrow() == EngineStatus::Failed("a device's thread panicked".into())).await;

@@ -8,7 +8,7 @@ use std::task::{Context, Wake, Waker};
 use tokio::sync::oneshot;
 
 use super::super::device::LoadOrder;
-use super::world::{Machine, World, milliseconds, shared};
+use super::world::{Machine, Seen, World, milliseconds, shared};
 use super::*;
 
 #[test]
@@ -50,6 +50,22 @@ fn at_three_times_capacity_the_device_never_idles_and_no_photo_that_was_admitted
     // Back to normal at once.
     let seen = world.run(milliseconds(20), Duration::from_secs(2), patience);
     assert_eq!((seen.refused, seen.slowest()), (0, milliseconds(12)));
+}
+
+#[test]
+fn on_a_machine_that_stalls_fewer_are_let_in_until_hardly_one_is_late() {
+    let shared = shared(settings(8, 256));
+    // A batch in 96 ms, and every tenth in 396: a mean of 126.
+    let mut world = World::new(&shared, Machine { stall: milliseconds(300), ..Machine::new(0, 12) });
+    let patience = Duration::from_secs(1);
+    let too_late = |seen: &Seen| seen.late + seen.latencies.iter().filter(|time| **time > patience).count();
+    let learning = world.run(milliseconds(4), Duration::from_secs(60), patience);
+    assert!(too_late(&learning) > 0, "it could be known beforehand");
+    let seen = world.run(milliseconds(4), Duration::from_secs(60), patience);
+    let (answered, capacity) = (seen.latencies.len() as f64, 60.0 * 8.0 / 0.126);
+    assert!(answered >= 0.99 * capacity, "{answered} of {capacity}");
+    let late = too_late(&seen) as f64 / answered;
+    assert!(late < 0.005, "{late} of {answered}");
 }
 
 #[test]
