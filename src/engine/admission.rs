@@ -3,7 +3,7 @@
 //! The one way in: `Engine` asks here for its callers, and so do the tests that run in virtual time.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -48,7 +48,7 @@ impl Shared {
             return Err(EngineError::TooManyPhotos { sent: inputs.len(), limit });
         }
         inputs.iter().try_for_each(|input| fits(input, model.spec()))?;
-        let foreseen = self.in_time(Some(model.lane()), inputs.len(), deadline)?;
+        let promised = self.in_time(Some(model.lane()), inputs.len(), deadline)?;
         let slots = match self.slots.take(inputs.len()) {
             Some(slots) => slots,
             None => {
@@ -66,7 +66,7 @@ impl Shared {
             let claim = Claim {
                 model: model.clone(),
                 deadline,
-                foreseen,
+                promised,
                 slot,
                 reply,
                 unanswered: self.outstanding.enter(model.lane()),
@@ -85,18 +85,20 @@ impl Shared {
         Ok(tickets)
     }
 
-    /// Whether `photos` more can be answered until `deadline`, by the pace so far. `false` where nobody is ahead, and nothing foreseen.
+    /// The time until `deadline`, where by the pace so far it is enough for `photos` more; none where nobody is ahead, and nothing
+    /// needs to be known.
     fn in_time(
         &self,
         lane: Option<&Arc<Lane>>,
         photos: usize,
         deadline: Instant,
-    ) -> Result<bool, EngineError> {
-        let left = deadline.saturating_duration_since(self.clock.now());
+    ) -> Result<Option<Duration>, EngineError> {
+        let now = self.clock.now();
+        let left = deadline.saturating_duration_since(now);
         if left.is_zero() {
             return Err(EngineError::DeadlineExceeded);
         }
-        let too_late = || self.pace.too_late(lane.map(Arc::as_ref), photos, left);
+        let too_late = || self.pace.too_late(lane.map(Arc::as_ref), photos, left, now);
         // Some of those ahead may have left.
         let verdict = too_late().and_then(|_| {
             self.sweep();
@@ -106,7 +108,7 @@ impl Shared {
             Some(wait) => {
                 Err(EngineError::DeadlineUnmeetable { wait, left, retry_after: self.retry_after() })
             }
-            None => Ok(self.outstanding.count() > 0),
+            None => Ok((self.outstanding.count() > 0).then_some(left)),
         }
     }
 

@@ -15,8 +15,8 @@ pub(super) struct Call {
     model: Model,
     /// Past this instant the client no longer waits.
     deadline: Instant,
-    /// Whether an estimate let it in: that it is in time was promised.
-    foreseen: bool,
+    /// The time it had, where an estimate said that this is enough.
+    promised: Option<Duration>,
     /// Holds the place in the queue; `None` once the device has taken the entry.
     slot: Option<Slot>,
     /// When it came into the queue it is in.
@@ -32,7 +32,7 @@ pub(super) struct Call {
 pub(super) struct Claim {
     pub(super) model: Model,
     pub(super) deadline: Instant,
-    pub(super) foreseen: bool,
+    pub(super) promised: Option<Duration>,
     pub(super) slot: Slot,
     pub(super) reply: oneshot::Sender<Result<Scores, EngineError>>,
     pub(super) unanswered: Unanswered,
@@ -40,9 +40,9 @@ pub(super) struct Claim {
 
 impl Call {
     pub(super) fn new(claim: Claim, now: Instant) -> Self {
-        let Claim { model, deadline, foreseen, slot, reply, unanswered } = claim;
+        let Claim { model, deadline, promised, slot, reply, unanswered } = claim;
         let (slot, waited) = (Some(slot), Duration::ZERO);
-        Self { model, deadline, foreseen, slot, arrived: now, waited, reply, _unanswered: unanswered }
+        Self { model, deadline, promised, slot, arrived: now, waited, reply, _unanswered: unanswered }
     }
 
     /// The model that the photo is for.
@@ -82,22 +82,23 @@ impl Call {
         self.waited
     }
 
-    /// The estimates of its model hear whether they were right.
+    /// The estimates of its model hear of it where they were wrong. They know nothing of the photo itself: one that spends its time in
+    /// the decoder says nothing about them.
     pub(super) fn settle(&self, now: Instant) {
-        if self.foreseen {
-            self.model.lane().promised(now < self.deadline);
+        let queued = |time: Duration| 2 * self.waited >= time;
+        if self.deadline <= now && self.promised.is_some_and(queued) {
+            self.model.lane().missed(now);
         }
     }
 
     /// Counts and answers an entry nobody waits for.
     ///
     /// The deadline is looked at first: a caller leaves when it passes, and that is no disconnection.
-    pub(super) fn give_up(self, now: Instant, metrics: &EngineMetrics) {
+    pub(super) fn give_up(mut self, now: Instant, metrics: &EngineMetrics) {
         let by_deadline = self.deadline <= now;
         if by_deadline { &metrics.dropped_deadline } else { &metrics.dropped_disconnected }.inc();
-        if by_deadline {
-            self.settle(now);
-        }
+        self.taken(now);
+        self.settle(now);
         self.answer(Err(EngineError::DeadlineExceeded));
     }
 

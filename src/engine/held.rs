@@ -31,6 +31,12 @@ impl<T> Deref for Held<T> {
     }
 }
 
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Held<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.value.as_ref()
+    }
+}
+
 impl<T: fmt::Debug> fmt::Debug for Held<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt(formatter)

@@ -1,10 +1,10 @@
-//! A model's part in the pace: its photos in the engine, and the measured seconds that one of them takes.
+//! A model's part in the pace: its photos in the engine, the measured seconds that one of them takes, and how far that can be relied on.
 //!
 //! Kept with the model, so that a new version begins with its own warm-up and a slow model's queue is not judged by a fast one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One a model, shared by its handles, its photos and the pace.
 #[derive(Default)]
@@ -23,8 +23,8 @@ struct Sums {
     photos: f64,
     /// Whether photos of clients are in the sums; until then they are the warm-up's.
     real: bool,
-    /// Caution beyond the least.
-    more_caution: f64,
+    /// Caution beyond the least as it was with the last photo that was late, and when that was.
+    more_caution: Option<(f64, Instant)>,
 }
 
 /// Departures are remembered for about so many seconds, so that a change of load shows soon …
@@ -36,10 +36,11 @@ const BATCHES: f64 = 6.0;
 pub(super) const CAUTION: f64 = 1.1;
 /// … what is added to that at most, …
 const MOST_MORE: f64 = 1.0;
-/// … by each photo that an estimate let in and that was late after all, …
-const MISSED: f64 = 0.02;
-/// … and taken back by each that was not. One in 500 may be late: the share at which the two are in balance.
-const KEPT: f64 = MISSED / 500.0;
+/// … where photos that an estimate let in were late after all. Late photos come together, so that those of a second count once …
+const MISSED: f64 = 0.05;
+const TOGETHER: Duration = Duration::from_secs(1);
+/// … and half of it is forgotten in this time.
+const HALF: Duration = Duration::from_secs(300);
 
 impl Lane {
     pub(super) fn enter(self: &Arc<Self>) -> InLane {
@@ -76,16 +77,18 @@ impl Lane {
         sums.real = true;
     }
 
-    /// A photo that an estimate let in is answered in time, or is not.
-    pub(super) fn promised(&self, kept: bool) {
+    /// A photo that an estimate let in is late.
+    pub(super) fn missed(&self, now: Instant) {
         let mut sums = self.lock();
-        let change = if kept { -KEPT } else { MISSED };
-        sums.more_caution = (sums.more_caution + change).clamp(0.0, MOST_MORE);
+        let counted = |(_, last)| now.saturating_duration_since(last) < TOGETHER;
+        if !sums.more_caution.is_some_and(counted) {
+            sums.more_caution = Some(((sums.more_caution(now) + MISSED).min(MOST_MORE), now));
+        }
     }
 
     /// What an estimate is multiplied by before a deadline is compared with it: how steady a machine is shows in what was late.
-    pub(super) fn caution(&self) -> f64 {
-        CAUTION + self.lock().more_caution
+    pub(super) fn caution(&self, now: Instant) -> f64 {
+        CAUTION + self.lock().more_caution(now)
     }
 
     /// The time that so many photos take, by the pace so far.
@@ -100,6 +103,13 @@ impl Lane {
     }
 }
 
+impl Sums {
+    fn more_caution(&self, now: Instant) -> f64 {
+        let Some((more, since)) = self.more_caution else { return 0.0 };
+        more * (-now.saturating_duration_since(since).div_duration_f64(HALF)).exp2()
+    }
+}
+
 impl Drop for InLane {
     fn drop(&mut self) {
         self.0.unanswered.fetch_sub(1, Ordering::AcqRel);
@@ -111,18 +121,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn caution_grows_with_each_photo_that_was_late_and_goes_when_none_is() {
-        let lane = Lane::default();
-        let near = |lane: &Lane, want: f64| (lane.caution() - want).abs() < 1e-6;
-        assert!(near(&lane, CAUTION));
-        lane.promised(true);
-        assert!(near(&lane, CAUTION), "never less");
-        (0..5).for_each(|_| lane.promised(false));
-        assert!(near(&lane, CAUTION + 0.1));
-        (0..2500).for_each(|_| lane.promised(true));
-        assert!(near(&lane, CAUTION));
-        (0..1000).for_each(|_| lane.promised(false));
-        assert!(near(&lane, CAUTION + MOST_MORE), "a device that hangs leaves a way back");
+    fn caution_grows_with_each_second_in_which_photos_were_late_and_is_forgotten() {
+        let (lane, mut now) = (Lane::default(), Instant::now());
+        let near = |lane: &Lane, now, want: f64| (lane.caution(now) - want).abs() < 0.002;
+        assert!(near(&lane, now, CAUTION));
+        (0..100).for_each(|_| lane.missed(now));
+        assert!(near(&lane, now, CAUTION + MISSED), "a stall makes many late at once");
+        now += HALF;
+        assert!(near(&lane, now, CAUTION + MISSED / 2.0));
+        for _ in 0..100 {
+            now += TOGETHER;
+            lane.missed(now);
+        }
+        assert!(near(&lane, now, CAUTION + MOST_MORE), "a device that hangs leaves a way back");
+        assert!(near(&lane, now + 9 * HALF, CAUTION));
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::image::{DecodeLimits, Processor};
 use crate::model::{Config, LoadedModel, ModelError, ModelFolder, Photo};
 use crate::ops::Cores;
 use crate::ops::device::{DeviceInfo, Fault, Memory, Placement, Precision, in_a_line};
-use rayon::ThreadPoolBuildError;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -101,50 +100,40 @@ impl LoadedParts<'_> {
         let Self { name, config, model, processor, limits } = self;
         let (height, width) = processor.output_size();
         let workers = choices.iter().filter(|choice| choice.device == DeviceInfo::Cpu).count();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let factory = |choice: &DeviceChoice| {
+        let factory = |(index, choice): (usize, &DeviceChoice)| {
             let cpu = choice.device == DeviceInfo::Cpu;
-            let share = if workers > 1 { Share::Part((cores / workers).max(1)) } else { Share::Whole };
+            let worker = CpuWorker { index, workers };
             let warmup = if cpu { Warmup::OnePhoto } else { Warmup::Buckets };
             let (config, model, choice) = (config.clone(), model.clone(), choice.clone());
             RunnerFactory::in_pieces(choice.device.name(), warmup, move |breathe| {
-                runner(&config, &model, choice, share, breathe)
+                runner(&config, &model, choice, worker, breathe)
             })
         };
         ModelParts {
             spec: ModelSpec { name: name.into(), height, width },
             prepare: Arc::new(move |bytes: &[u8]| processor.prepare(bytes, &limits)),
-            runners: choices.iter().map(factory).collect(),
+            runners: choices.iter().enumerate().map(factory).collect(),
         }
     }
 }
 
-/// A CPU worker's part of the cores.
+/// One CPU worker among several.
 #[derive(Clone, Copy)]
-enum Share {
-    Whole,
-    Part(usize),
-}
-
-impl Share {
-    fn cores(self) -> Result<Arc<Cores>, ThreadPoolBuildError> {
-        match self {
-            Self::Whole => Cores::of_process(),
-            Self::Part(count) => Cores::some(count).map(Arc::new),
-        }
-    }
+struct CpuWorker {
+    index: usize,
+    workers: usize,
 }
 
 fn runner(
     config: &Config,
     model: &LoadedModel,
     choice: DeviceChoice,
-    share: Share,
+    worker: CpuWorker,
     breathe: Breathe<'_>,
 ) -> Result<ModelRunner, RunnerError> {
     let DeviceChoice { device, precision } = choice;
     let cores = (device == DeviceInfo::Cpu)
-        .then(|| share.cores())
+        .then(|| Cores::of_worker(worker.index, worker.workers))
         .transpose()
         .map_err(|error| RunnerError::Load(format!("no threads for a CPU worker: {error}")))?;
     if device == DeviceInfo::Cpu && precision == Precision::F32 {

@@ -4,7 +4,7 @@
 //! ([`Lane`]). What is wanted is the pace of a queue that is emptied, so time counts where photos waited behind those that left: a
 //! photo alone takes the time of every stage, and a small batch hardly less than a large one. The time without a queue shows
 //! two things only: so fast it was, and a full batch takes no less time than that of a few. Until there was a queue the warm-up's pass stands in. `Engine::admit` asks the pace whether
-//! a deadline can be met, and what a refused client is told.
+//! a deadline can be met, with the caution that the model's photos have taught, and what a refused client is told.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -84,8 +84,7 @@ impl Spell {
 struct Ahead {
     photos: usize,
     seconds: f64,
-    /// The greatest of their models'.
-    caution: f64,
+    lanes: Vec<Arc<Lane>>,
 }
 
 impl Pace {
@@ -153,12 +152,20 @@ impl Pace {
     /// the safe side, as it is answered together with those of its batch, and a measure is never quite right. Where nobody is ahead
     /// there is always time: a pace that was measured in a bad moment could otherwise never be measured again. Whose model is not
     /// known yet is taken to be as those ahead.
-    pub(super) fn too_late(&self, lane: Option<&Lane>, photos: usize, left: Duration) -> Option<Duration> {
+    pub(super) fn too_late(
+        &self,
+        lane: Option<&Lane>,
+        photos: usize,
+        left: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
         let state = self.lock();
         let ahead = state.ahead();
+        let caution =
+            lane.into_iter().fold(ahead.caution(now), |caution, lane| caution.max(lane.caution(now)));
         let each = lane.map_or(ahead.each(), |lane| lane.each().unwrap_or_default());
         let behind = photos.saturating_add(state.batch.saturating_sub(1));
-        let wait = duration((ahead.seconds + behind as f64 * each) * ahead.caution);
+        let wait = duration((ahead.seconds + behind as f64 * each) * caution);
         (ahead.photos > 0 && wait > left).then_some(wait)
     }
 
@@ -176,15 +183,16 @@ impl Pace {
 
 impl State {
     fn ahead(&self) -> Ahead {
-        let none = Ahead { photos: 0, seconds: 0.0, caution: CAUTION };
-        self.lanes.iter().filter_map(Weak::upgrade).fold(none, |ahead, lane| match lane.unanswered() {
-            0 => ahead,
-            own => Ahead {
-                photos: ahead.photos + own,
-                seconds: ahead.seconds + own as f64 * lane.each().unwrap_or_default(),
-                caution: ahead.caution.max(lane.caution()),
-            },
-        })
+        let mut ahead = Ahead { photos: 0, seconds: 0.0, lanes: Vec::new() };
+        for lane in self.lanes.iter().filter_map(Weak::upgrade) {
+            let own = lane.unanswered();
+            if own > 0 {
+                ahead.photos += own;
+                ahead.seconds += own as f64 * lane.each().unwrap_or_default();
+                ahead.lanes.push(lane);
+            }
+        }
+        ahead
     }
 
     /// Photos that came and left within a time were possible in it: a pace slower than that is wrong, a faster one may be right.
@@ -215,6 +223,11 @@ impl State {
 }
 
 impl Ahead {
+    /// The greatest of their models'.
+    fn caution(&self, now: Instant) -> f64 {
+        self.lanes.iter().map(|lane| lane.caution(now)).fold(CAUTION, f64::max)
+    }
+
     /// Seconds a photo, on average.
     fn each(&self) -> f64 {
         if self.photos > 0 { self.seconds / self.photos as f64 } else { 0.0 }
@@ -262,19 +275,19 @@ mod tests {
         }
         let left = milliseconds(1000);
         let one = fast.enter();
-        assert_eq!(pace.too_late(Some(&fast), 20, left), None);
-        assert_eq!(pace.too_late(Some(&slow), 20, left), Some(milliseconds(2211)));
+        assert_eq!(pace.too_late(Some(&fast), 20, left, start), None);
+        assert_eq!(pace.too_late(Some(&slow), 20, left, start), Some(milliseconds(2211)));
         let many: Vec<_> = (0..9).map(|_| slow.enter()).collect();
-        assert_eq!(pace.too_late(Some(&fast), 20, left), Some(milliseconds(1221)));
+        assert_eq!(pace.too_late(Some(&fast), 20, left, start), Some(milliseconds(1221)));
         assert_eq!(
             pace.retry_after(10),
             Duration::from_secs(1),
             "910 ms for one fast photo and nine slow ones"
         );
         drop(one);
-        assert_eq!(pace.too_late(None, 1, left), Some(milliseconds(1100)), "as those ahead");
+        assert_eq!(pace.too_late(None, 1, left, start), Some(milliseconds(1100)), "as those ahead");
         drop(many);
-        assert_eq!(pace.too_late(Some(&fast), 1000, left), None, "nobody is ahead");
+        assert_eq!(pace.too_late(Some(&fast), 1000, left, start), None, "nobody is ahead");
     }
 
     /// Photos taken when others waited behind them.

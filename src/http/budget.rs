@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use crate::engine::Held;
+
 /// Bytes promised to bodies in flight.
 #[derive(Debug, Clone)]
 pub(super) struct ByteBudget {
@@ -52,7 +54,7 @@ impl Reservation {
 
     /// Bytes that hold this promise as long as any slice of them lives.
     pub(super) fn hold<B: AsRef<[u8]> + Send + 'static>(self: Arc<Self>, bytes: B) -> Bytes {
-        Bytes::from_owner(Held { bytes, _reservation: self })
+        Bytes::from_owner(Held::new(bytes, self))
     }
 }
 
@@ -62,19 +64,10 @@ impl Drop for Reservation {
     }
 }
 
-struct Held<B> {
-    bytes: B,
-    _reservation: Arc<Reservation>,
-}
-
-impl<B: AsRef<[u8]>> AsRef<[u8]> for Held<B> {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.as_ref()
-    }
-}
-
-/// The first promise to what gathers. Small enough that a byte on each of all connections leaves most of the memory free.
+/// The first promise to what gathers. Small enough that a byte on each of all connections leaves half of the memory free.
 const STEP: u64 = 64 * 1024;
+/// What is promised beyond what has arrived, where memory is short.
+const LESS: u64 = 1024 * 1024;
 
 /// Bytes that arrive piece by piece. What is promised to them, and taken, is as much as has arrived and as much again: what a
 /// client only announces costs it nothing, and must not keep others out.
@@ -103,8 +96,10 @@ impl Gathering {
         let wished = length.saturating_mul(2).max(STEP).min(whole);
         let missing = |length: u64| length.saturating_sub(self.reservation.bytes);
         let (needed, wished) = (missing(length), missing(wished));
+        // Where there is no room for twice as much, smaller steps still spare most of the copying.
+        let step = missing(length.saturating_add(LESS).min(whole));
         let promised =
-            needed == 0 || self.reservation.grow(needed.max(wished)) || self.reservation.grow(needed);
+            needed == 0 || [wished, step, 0].into_iter().any(|more| self.reservation.grow(needed.max(more)));
         if promised {
             let room = usize::try_from(self.reservation.bytes).unwrap_or(usize::MAX);
             self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));

@@ -8,8 +8,8 @@
 //! overload most answers are refusals, and a new connection for each would cost more than they do.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::Notify;
 
 /// The longest that a refused body is read on.
 const TIME: Duration = Duration::from_secs(1);
@@ -43,19 +44,10 @@ pub(super) enum Sending {
 pub(super) struct Reading {
     unfinished: AtomicBool,
     bytes: AtomicU64,
-    rest: Mutex<Rest>,
-}
-
-/// What becomes of the rest of a body that was let go.
-#[derive(Debug, Default)]
-enum Rest {
-    /// It can still be waited for.
-    #[default]
-    Awaited,
-    /// It is there, and how far it may be read on.
-    Left(Body, u64),
-    /// The answer is on its way.
-    TooLate,
+    /// Whether a rest that is worth waiting for is being read.
+    awaited: AtomicBool,
+    /// That it has been.
+    read_on: Notify,
 }
 
 impl Reading {
@@ -64,26 +56,12 @@ impl Reading {
         self.unfinished.load(Ordering::Acquire)
     }
 
-    /// Gives the rest of a small body that was let go a moment to arrive. Called once, before the answer goes out.
+    /// Gives the rest of a small body that was let go a moment to arrive.
     pub(super) async fn settle(&self) {
-        let rest =
-            std::mem::replace(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner), Rest::TooLate);
-        let Rest::Left(mut body, allowance) = rest else { return };
-        match tokio::time::timeout(SOON, read_on(&mut body, allowance)).await {
-            Ok(whole) => self.unfinished.store(!whole, Ordering::Release),
-            Err(_) => read_on_aside(body, allowance),
+        if self.awaited.load(Ordering::Acquire) {
+            // Too late is no error: the answer then says that the connection is closed.
+            let _ = tokio::time::timeout(SOON, self.read_on.notified()).await;
         }
-    }
-
-    /// Keeps the rest for [`settle`](Self::settle), or hands it back where it is too late or the rest too large for that.
-    fn keep(&self, body: Body, allowance: u64) -> Option<Body> {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        let small = body.size_hint().upper().is_some_and(|bytes| bytes <= SMALL);
-        if !small || !matches!(*rest, Rest::Awaited) {
-            return Some(body);
-        }
-        *rest = Rest::Left(body, allowance);
-        None
     }
 
     /// Bytes that a handler took.
@@ -150,24 +128,24 @@ impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(body) = self.inner.take().filter(|body| !body.is_end_stream()) else { return };
         self.reading.unfinished.store(true, Ordering::Release);
-        let allowance = self.allowance.max(BYTES);
-        if self.sending == Sending::Unasked
-            && let Some(body) = self.reading.keep(body, allowance)
-        {
-            read_on_aside(body, allowance);
+        if self.sending == Sending::WhenAsked {
+            return;
         }
-    }
-}
-
-/// Reads on in the background.
-fn read_on_aside(mut body: Body, allowance: u64) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move { tokio::time::timeout(TIME, read_on(&mut body, allowance)).await });
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let small = body.size_hint().upper().is_some_and(|bytes| bytes <= SMALL);
+        self.reading.awaited.store(small, Ordering::Release);
+        let (reading, allowance) = (self.reading.clone(), self.allowance.max(BYTES));
+        runtime.spawn(async move {
+            if tokio::time::timeout(TIME, read_on(body, allowance)).await == Ok(true) {
+                reading.unfinished.store(false, Ordering::Release);
+            }
+            reading.read_on.notify_one();
+        });
     }
 }
 
 /// Whether the end was reached within the allowance.
-async fn read_on(body: &mut Body, mut allowance: u64) -> bool {
+async fn read_on(mut body: Body, mut allowance: u64) -> bool {
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return false };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::aside::joined;
 use super::auth::Admin;
 use super::error::ApiError;
 use super::registry::Served;
@@ -146,7 +147,7 @@ pub(super) async fn reload(
         let service = service.clone();
         async move { service.reload(&name).await }
     });
-    let served = reloading.await.map_err(|_| ApiError::Internal("a reload panicked".to_owned()))??;
+    let served = joined(reloading.await)??;
     Ok(Json(row(&service, &served, &*service.model(None)?)))
 }
 

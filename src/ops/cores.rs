@@ -5,7 +5,8 @@
 //! most on a machine that decodes photos at the same time. Called by whoever runs passes; knows nothing of models.
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Threads for the passes of one CPU worker.
 pub struct Cores {
@@ -16,24 +17,30 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// All cores of the process (rayon's global number of threads), made when they are first asked for.
+    /// Those of worker `index` among `workers` that share out the process's cores; made when they are first asked for, and kept: models
+    /// that take turns on a worker have them together.
     ///
     /// # Errors
     /// If the system has no more threads.
-    pub fn of_process() -> Result<Arc<Self>, ThreadPoolBuildError> {
-        static CORES: OnceLock<Arc<Cores>> = OnceLock::new();
-        if let Some(cores) = CORES.get() {
+    pub fn of_worker(index: usize, workers: usize) -> Result<Arc<Self>, ThreadPoolBuildError> {
+        static MADE: Mutex<BTreeMap<(usize, usize), Arc<Cores>>> = Mutex::new(BTreeMap::new());
+        // Whoever panicked holding the lock left a whole map.
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cores) = made.get(&(index, workers)) {
             return Ok(cores.clone());
         }
-        let cores = Self { all: None, each: pools_of_one(rayon::current_num_threads())? };
-        Ok(CORES.get_or_init(|| Arc::new(cores)).clone())
+        let all = rayon::current_num_threads();
+        let cores = if workers > 1 {
+            Self::some((all / workers).max(1))?
+        } else {
+            Self { all: None, each: pools_of_one(all)? }
+        };
+        let cores = Arc::new(cores);
+        made.insert((index, workers), cores.clone());
+        Ok(cores)
     }
 
-    /// `count` cores, for one worker among several.
-    ///
-    /// # Errors
-    /// If the system has no more threads.
-    pub fn some(count: usize) -> Result<Self, ThreadPoolBuildError> {
+    fn some(count: usize) -> Result<Self, ThreadPoolBuildError> {
         let all = ThreadPoolBuilder::new().num_threads(count).build()?;
         Ok(Self { all: Some(all), each: pools_of_one(count)? })
     }
@@ -63,7 +70,10 @@ impl Cores {
 
 fn pools_of_one(count: usize) -> Result<Vec<ThreadPool>, ThreadPoolBuildError> {
     let count = if count > 1 { count } else { 0 };
-    (0..count).map(|_| ThreadPoolBuilder::new().num_threads(1).build()).collect()
+    let pool = |number| {
+        ThreadPoolBuilder::new().num_threads(1).thread_name(move |_| format!("core-{number}")).build()
+    };
+    (0..count).map(pool).collect()
 }
 
 /// Photos for each core, where at most an eighth of the cores' time is lost because they do not divide.
@@ -95,9 +105,9 @@ fn side_by_side<P: Sync, R: Send, E: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
     use std::convert::Infallible;
-    use std::sync::{Barrier, Mutex};
+    use std::sync::Condvar;
+    use std::time::Duration;
 
     #[test]
     fn photos_are_shared_out_only_where_the_cores_get_about_as_many_each() {
@@ -113,16 +123,27 @@ mod tests {
 
     #[test]
     fn parts_run_at_the_same_time_each_on_one_thread_and_rows_keep_their_order() {
-        let (cores, meeting, threads) =
-            (Cores::some(3).expect("threads"), Barrier::new(3), Mutex::new(HashSet::new()));
+        let cores = Cores::some(3).expect("threads");
+        let (arrived, all) = (Mutex::new(0), Condvar::new());
         let rows = cores.run(&[1, 2, 3, 4, 5, 6], |part| {
-            meeting.wait();
             assert_eq!((part.len(), rayon::current_num_threads()), (2, 1));
-            threads.lock().expect("no panic").insert(std::thread::current().id());
-            Ok::<_, Infallible>(part.iter().map(|photo| photo * 10).collect())
+            let mut count = arrived.lock().expect("no panic");
+            *count += 1;
+            all.notify_all();
+            let (_count, waited) =
+                all.wait_timeout_while(count, Duration::from_secs(30), |count| *count < 3).expect("no panic");
+            let rows = part.iter().map(|photo| photo * 10).collect();
+            if waited.timed_out() { Err("the others do not run") } else { Ok(rows) }
         });
         assert_eq!(rows, Ok(vec![10, 20, 30, 40, 50, 60]));
-        assert_eq!(threads.into_inner().expect("no panic").len(), 3);
+    }
+
+    #[test]
+    fn models_of_a_worker_have_the_same_cores_and_workers_have_their_own() {
+        let of = |index, workers| Cores::of_worker(index, workers).expect("threads");
+        assert!(Arc::ptr_eq(&of(0, 2), &of(0, 2)));
+        assert!(!Arc::ptr_eq(&of(0, 2), &of(1, 2)));
+        assert!(!Arc::ptr_eq(&of(0, 2), &of(0, 1)));
     }
 
     #[test]

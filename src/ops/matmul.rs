@@ -81,7 +81,7 @@ pub(super) enum Into {
 pub(super) enum Threads {
     /// On the calling thread: the caller is already one task of many.
     One,
-    /// Split over the global pool.
+    /// Split over the pool that the calling thread belongs to, or else rayon's global one.
     All,
 }
 

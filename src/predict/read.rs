@@ -1,6 +1,7 @@
 //! A photo's file → its bytes, within the memory that all photos in flight share.
 
-use crate::image::{MemoryBudget, Reservation};
+use crate::engine::Held;
+use crate::image::MemoryBudget;
 use bytes::Bytes;
 use std::fs::File;
 use std::io::Read;
@@ -28,18 +29,7 @@ pub(super) fn read(path: &Path, budget: &Arc<MemoryBudget>) -> Result<Bytes, Str
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     // No more than promised, even if the file grows meanwhile.
     File::open(path).and_then(|file| file.take(length).read_to_end(&mut bytes)).map_err(cannot)?;
-    Ok(Bytes::from_owner(Held { bytes, _reservation: reservation }))
-}
-
-struct Held {
-    bytes: Vec<u8>,
-    _reservation: Reservation,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
+    Ok(Bytes::from_owner(Held::new(bytes, reservation)))
 }
 
 #[cfg(test)]

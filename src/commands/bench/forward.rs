@@ -31,6 +31,25 @@ pub struct Setup<'a> {
     pub time: Duration,
 }
 
+impl Setup<'_> {
+    /// One forward pass.
+    pub(super) fn pass(&self, batch: &[Photo<'_>]) -> candle_core::Result<Vec<Vec<f32>>> {
+        self.pass_of(batch, |part| self.model.logits(part))
+    }
+
+    /// The same, with `logits` for the whole batch or each core's part of it.
+    pub(super) fn pass_of<'p>(
+        &self,
+        batch: &[Photo<'p>],
+        logits: impl Fn(&[Photo<'p>]) -> candle_core::Result<Vec<Vec<f32>>> + Sync,
+    ) -> candle_core::Result<Vec<Vec<f32>>> {
+        match &self.cores {
+            Some(cores) => cores.run(batch, logits),
+            None => logits(batch),
+        }
+    }
+}
+
 /// Runs batches of `batch_size`, after one that is not counted.
 ///
 /// # Errors
@@ -38,15 +57,11 @@ pub struct Setup<'a> {
 pub fn measure(setup: &Setup<'_>, batch_size: usize) -> candle_core::Result<Figures> {
     let noise = noise(setup.size)?;
     let batch: Vec<Photo<'_>> = (0..batch_size).map(|_| Photo::Pixels(&noise)).collect();
-    let pass = || match &setup.cores {
-        Some(cores) => cores.run(&batch, |part| setup.model.logits(part)),
-        None => setup.model.logits(&batch),
-    };
-    pass()?;
+    setup.pass(&batch)?;
     let (begin, mut times) = (Instant::now(), Vec::new());
     while times.len() < LEAST || begin.elapsed() < setup.time {
         let start = Instant::now();
-        pass()?;
+        setup.pass(&batch)?;
         times.push(start.elapsed());
     }
     let photos_per_second = (times.len() * batch_size) as f64 / begin.elapsed().as_secs_f64();

@@ -113,7 +113,7 @@ fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Re
     )?;
     // Read first: a folder that cannot be read should not be known only after the passes.
     let photos = arguments.decode.as_ref().map(|folder| photos::read(folder)).transpose()?;
-    let cores = (choice.device == DeviceInfo::Cpu).then(Cores::of_process).transpose()?;
+    let cores = (choice.device == DeviceInfo::Cpu).then(|| Cores::of_worker(0, 1)).transpose()?;
     let setup = forward::Setup { model: &loaded, size: (height, width), cores, time: arguments.seconds };
     let mut passes = Vec::new();
     for size in &arguments.batch_size {
@@ -124,14 +124,14 @@ fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Re
     report.json("forward", Value::Array(passes));
     if arguments.profile {
         let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
-        let figures = profile::measure(&loaded, (height, width), largest)?;
+        let figures = profile::measure(&setup, largest)?;
         report.figure("profile", figures.to_json(), &figures)?;
     }
     if let Some(photos) = photos {
         let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
         let setup = pipeline::Setup { batch_size: largest, time: arguments.seconds };
         // The engine's thread makes a copy of its own: a device is touched by one thread alone.
-        drop((loaded, placement));
+        drop((setup, loaded, placement));
         let (name, limits) = (folder.name(), DecodeLimits::default());
         let (config, model) = (folder.config(), weights.load(&Placement::CPU)?);
         let parts = LoadedParts { name: &name, config, model, processor: processor.clone(), limits };

@@ -14,7 +14,6 @@ use featherlight::image::{DecodeLimits, MemoryBudget};
 use featherlight::ops::device::DeviceInfo;
 use featherlight::ops::release_freed_memory;
 use featherlight::telemetry::{LogFormat, LostLines, Telemetry, start_logs};
-use prometheus::IntCounter;
 use std::error::Error;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,8 +28,10 @@ use watch::Watcher;
 /// Between two looks at how many log lines were lost.
 const LOST_LINES_PAUSE: Duration = Duration::from_secs(10);
 
-/// A service without photos for so long may give its memory back.
+/// A service that has hardly worked for so long may give its memory back.
 const IDLE: Duration = Duration::from_secs(10);
+/// Photos decoded and passes run in that time: those of somebody who only looks whether it works.
+const HARDLY: u64 = 20;
 
 /// Serves until SIGTERM or SIGINT, or until the model cannot be loaded or a device fails.
 ///
@@ -137,7 +138,7 @@ async fn serve(arguments: cli::Serve, lost_lines: LostLines) -> Result<(), Box<d
 
     let telemetry = Telemetry::new()?;
     let metrics = EngineMetrics::register(&telemetry.registry)?;
-    let photos = metrics.predictions.clone();
+    let work = metrics.clone();
     let engine = Engine::start(settings.engine.clone(), device_names(&choices), metrics)?;
     let status = engine.status();
     let curl = curl(callable(local), !settings.api_keys.is_empty());
@@ -145,7 +146,7 @@ async fn serve(arguments: cli::Serve, lost_lines: LostLines) -> Result<(), Box<d
 
     let mut ends = Ends::new()?;
     tokio::spawn(tell_lost_lines(lost_lines));
-    tokio::spawn(release_memory_when_idle(photos));
+    tokio::spawn(release_memory_when_idle(work));
     tokio::spawn(load(service.clone(), catalog, arguments.watch, move |names| {
         // A closed standard output is no reason to stop serving (`println!` would panic).
         let _ = writeln!(std::io::stdout(), "Serving {} on http://{local}\nTry: {curl}", names.join(", "));
@@ -224,18 +225,18 @@ async fn listen(settings: &ServeSettings) -> Result<Listeners, String> {
     Ok(Listeners { public, admin })
 }
 
-/// Gives memory back once no photo has been answered for [`IDLE`]; what a burst took is not kept for ever.
-async fn release_memory_when_idle(photos: IntCounter) {
+/// Gives memory back once there was hardly work for [`IDLE`]; what a burst took is not kept for ever.
+async fn release_memory_when_idle(metrics: EngineMetrics) {
     let (mut seen, mut released) = (0, 0);
     loop {
         tokio::time::sleep(IDLE).await;
-        let answered = photos.get();
-        if answered == seen && answered != released {
+        let done = metrics.decode_duration.get_sample_count() + metrics.batch_size.get_sample_count();
+        if done <= seen + HARDLY && done != released {
             // A panic in there is in the log already.
             let _ = tokio::task::spawn_blocking(release_freed_memory).await;
-            released = answered;
+            released = done;
         }
-        seen = answered;
+        seen = done;
     }
 }
 
@@ -278,11 +279,7 @@ async fn load(service: Service, catalog: Catalog, watch: bool, ready: impl FnOnc
     let watcher = if watch { Some(Watcher::new(catalog.clone()).await) } else { None };
     for (name, source) in catalog.models() {
         if let Err(reason) = service.load(name, source.clone()).await {
-            // An end that was asked for meanwhile is no failure of the model's.
-            if *service.engine().status().borrow() == EngineStatus::Ready {
-                service.engine().give_up(&reason);
-            }
-            return;
+            return service.engine().give_up(&reason);
         }
     }
     service.open();

@@ -16,8 +16,9 @@ use walkdir::WalkDir;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How far below a model folder a download's unfinished files may lie (`.cache/huggingface/download/x.incomplete`).
-const DEPTH: usize = 4;
+/// Where `huggingface_hub` keeps the unfinished files of a download. Elsewhere below a model folder lies what changes for other reasons:
+/// logs, checkpoints, photos.
+const DOWNLOADS: &str = ".cache/huggingface/download";
 
 /// Size and time of each file.
 type Files = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
@@ -27,7 +28,7 @@ type Files = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 struct Look {
     /// The model's own files, the adapter's among them.
     own: Files,
-    /// Files further down: no part of the model, but one that grows says that its own are not complete yet.
+    /// Those of a download: no part of the model, but one that grows says that its own are not complete yet.
     below: Files,
 }
 
@@ -129,11 +130,16 @@ fn look(source: &FolderSource) -> Look {
 }
 
 impl Look {
-    /// Takes in the files of a folder, links followed; what cannot be read is not there.
+    /// Takes in the files of a folder, links to files followed; what cannot be read is not there.
     fn add(&mut self, folder: &Path) {
-        for entry in WalkDir::new(folder).max_depth(DEPTH).follow_links(true).into_iter().flatten() {
-            let Some(metadata) = entry.metadata().ok().filter(std::fs::Metadata::is_file) else { continue };
-            let files = if entry.depth() == 1 { &mut self.own } else { &mut self.below };
+        add(&mut self.own, WalkDir::new(folder).max_depth(1).follow_links(true));
+        add(&mut self.below, WalkDir::new(folder.join(DOWNLOADS)));
+    }
+}
+
+fn add(files: &mut Files, entries: WalkDir) {
+    for entry in entries.into_iter().flatten() {
+        if let Some(metadata) = entry.metadata().ok().filter(std::fs::Metadata::is_file) {
             files.insert(entry.into_path(), (metadata.len(), metadata.modified().ok()));
         }
     }
@@ -147,6 +153,22 @@ mod tests {
         let mut look = Look::default();
         look.add(folder);
         look
+    }
+
+    #[test]
+    fn files_further_down_that_change_all_the_time_keep_nothing_from_being_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let runs = folder.path().join("runs");
+        std::fs::create_dir(&runs).expect("a folder");
+        std::fs::write(folder.path().join("config.json"), "{}").expect("a file");
+        let mut watcher =
+            Watcher { catalog: Catalog::of_nothing(), loaded: HashMap::new(), pending: HashMap::new() };
+        let mut look = |text: &str| {
+            std::fs::write(runs.join("events.log"), text).expect("a file");
+            watcher.has_settled("m", look_at(folder.path()))
+        };
+        assert!(!look("1"), "seen for the first time");
+        assert!(look("12"));
     }
 
     #[test]

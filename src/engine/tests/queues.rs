@@ -38,10 +38,8 @@ impl Maker {
         let slot = self.slots.take(1).expect("a free slot").remove(0);
         let (now, unanswered) = (self.clock.now(), self.outstanding.enter(model.lane()));
         let deadline = now + Duration::from_secs(60);
-        let call = Call::new(
-            Claim { model: model.clone(), deadline, foreseen: false, slot, reply, unanswered },
-            now,
-        );
+        let call =
+            Call::new(Claim { model: model.clone(), deadline, promised: None, slot, reply, unanswered }, now);
         (Entry { payload, call }, answer)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! `connections.rs` wraps every socket before hyper gets it, and tells a [`Conversation`] when a request is being answered.
 //! hyper alone has one limit, for a request's head, runs it between requests as well, and waits for ever for a client that does
-//! not read. Here a head has its own time from its first byte, an idle connection its own (a short one while others wait for a
-//! place), and so has an answer that the client does not take. (A body's time is `body.rs`'s business: there the client can be told.)
+//! not read. Here a head has its own time from its first byte, an idle connection its own (a short one while all
+//! places are taken), and so has an answer that the client does not take. (A body's time is `body.rs`'s business: there the client can be told.)
 //!
 //! What hyper answers by itself, to what is no HTTP, passes here too and is given the form of every other error.
 
