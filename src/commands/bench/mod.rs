@@ -130,7 +130,8 @@ fn model(arguments: &cli::Bench, weights: &Weights, processor: &Processor) -> Re
     if let Some(photos) = photos {
         let largest = arguments.batch_size.iter().max().copied().unwrap_or(1) as usize;
         // The engine's thread makes a copy of its own: a device is touched by one thread alone.
-        drop((setup, loaded, placement));
+        drop(setup);
+        drop((loaded, placement));
         let (name, limits) = (folder.name(), DecodeLimits::default());
         let (config, model) = (folder.config(), weights.load(&Placement::CPU)?);
         let parts = LoadedParts { name: &name, config, model, processor: processor.clone(), limits };
