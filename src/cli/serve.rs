@@ -68,7 +68,7 @@ pub struct Serve {
     /// CPU workers that share the queue, the weights and the cores, with --device cpu
     #[arg(long, env = "FEATHERLIGHT_CPU_WORKERS", value_name = "N", value_parser = count(256), default_value_t = 1)]
     pub cpu_workers: u32,
-    /// Photos in one forward pass, at most; auto measures, at most 20 s for each model, where more make it no faster [default: 8]
+    /// Photos in one forward pass, at most; auto measures, at most 20 s for each model, where more make it no faster [default: 8, on GPUs 32]
     #[arg(long, env = "FEATHERLIGHT_MAX_BATCH_SIZE", value_name = "N|auto", value_parser = batch_limit)]
     pub max_batch_size: Option<BatchLimit>,
     /// How long a small batch is held back for company
@@ -92,7 +92,7 @@ pub struct Serve {
     /// All pixels being decoded together [default: 2 GiB]
     #[arg(long, env = "FEATHERLIGHT_DECODE_MEMORY_BYTES", value_name = "BYTES")]
     pub decode_memory_bytes: Option<u64>,
-    /// Threads that decode photos [default: one a core, at most 4]
+    /// Threads that decode photos [default: one a core, beside a model on the CPU at most 4]
     #[arg(long, env = "FEATHERLIGHT_DECODE_THREADS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub decode_threads: Option<u32>,
     /// Photos of one request, at most (and never more than the queue holds)

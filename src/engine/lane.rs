@@ -37,7 +37,7 @@ pub(super) const CAUTION: f64 = 1.1;
 /// … what is added to that at most, …
 const MOST_MORE: f64 = 1.0;
 /// … where photos that an estimate let in were late after all. Late photos come together, so that those of a second count once …
-const MISSED: f64 = 0.05;
+const MISSED: f64 = 0.1;
 const TOGETHER: Duration = Duration::from_secs(1);
 /// … and half of it is forgotten in this time.
 const HALF: Duration = Duration::from_secs(300);

@@ -45,6 +45,7 @@ pub use shared::DeviceState;
 pub use ticket::Ticket;
 
 use crate::image::{ImageError, Pixels};
+use crate::ops::device::DeviceInfo;
 
 /// What a caller hands in for one prediction.
 #[derive(Debug)]
@@ -121,7 +122,7 @@ pub struct EngineSettings {
 }
 
 impl Default for EngineSettings {
-    /// Batches of up to 8, 256 photos waiting, one decode thread a core and at most four. Why: docs/PERFORMANCE.md.
+    /// Those for the CPU: batches of up to 8, 256 photos waiting, one decode thread a core and at most four. Why: docs/PERFORMANCE.md.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -130,6 +131,19 @@ impl Default for EngineSettings {
             max_queue_size: 256,
             decode_threads: cores.min(4),
         }
+    }
+}
+
+impl EngineSettings {
+    /// The defaults for models on these devices: where one is a GPU, batches of up to 32 and a decode thread for each core, none of which
+    /// has anything else to do.
+    pub fn on(choices: &[DeviceChoice]) -> Self {
+        let defaults = Self::default();
+        if choices.iter().all(|choice| choice.device == DeviceInfo::Cpu) {
+            return defaults;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { max_batch_size: BatchLimit::Fixed(32), decode_threads: cores, ..defaults }
     }
 }
 

@@ -61,7 +61,7 @@ impl LocalModel {
         let config = folder.config();
         let (labels, function) =
             (config.labels.clone(), Function::default_for(config.labels.len(), config.multi_label));
-        let defaults = EngineSettings::default();
+        let defaults = EngineSettings::on(&settings.devices);
         let batch_size = settings.batch_size.max(1);
         // For each device a batch on it, one that waits for it, one in the decoders.
         let window = 3 * batch_size * settings.devices.len().max(1) + defaults.decode_threads;

@@ -40,12 +40,12 @@ pub fn measure(
     choice: DeviceChoice,
     photos: &[Bytes],
 ) -> Result<Figures, Box<dyn Error>> {
-    let defaults = EngineSettings::default();
+    let choices = [choice];
+    let defaults = EngineSettings::on(&choices);
     let window = 3 * setup.batch_size + defaults.decode_threads;
     let max_batch_size = BatchLimit::Fixed(setup.batch_size);
     let settings = EngineSettings { max_batch_size, max_queue_size: window, ..defaults };
     let metrics = EngineMetrics::register(&Telemetry::new()?.registry)?;
-    let choices = [choice];
     let engine = Engine::start(settings, device_names(&choices), metrics.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {

@@ -52,8 +52,8 @@ pub fn run(arguments: cli::Serve) -> Result<(), Box<dyn Error>> {
 }
 
 /// What the flags mean; a flag that was not given keeps its default.
-fn settings(arguments: &cli::Serve, keys: Keys) -> ServeSettings {
-    let defaults = ServeSettings::default();
+fn settings(arguments: &cli::Serve, keys: Keys, choices: &[DeviceChoice]) -> ServeSettings {
+    let defaults = ServeSettings { engine: EngineSettings::on(choices), ..ServeSettings::default() };
     let engine = EngineSettings {
         max_batch_size: arguments.max_batch_size.unwrap_or(defaults.engine.max_batch_size),
         max_queue_delay: Duration::from_millis(arguments.max_queue_delay_ms),
@@ -126,8 +126,9 @@ fn callable(address: SocketAddr) -> SocketAddr {
 
 async fn serve(arguments: cli::Serve, lost_lines: LostLines) -> Result<(), Box<dyn Error>> {
     let keys = KeySources::of(&arguments);
-    let settings = settings(&arguments, keys.read()?);
+    let keys_now = keys.read()?;
     let choices = devices(&arguments)?;
+    let settings = settings(&arguments, keys_now, &choices);
     let memory = Arc::new(MemoryBudget::new(settings.decode_memory_bytes));
     let limits = DecodeLimits { max_pixels: settings.max_pixels, memory };
     let catalog = Catalog::new(&arguments, limits, choices.clone())?;

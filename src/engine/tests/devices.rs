@@ -281,3 +281,20 @@ async fn one_lost_device_of_two_fails_the_engine_and_nobody_waits_for_the_other(
     assert!(start.elapsed() < Duration::from_secs(30), "a drain waits for no lost device");
     hung.release();
 }
+
+#[test]
+fn a_gpu_takes_larger_batches_and_all_cores_decode_for_it() {
+    use crate::ops::device::{CudaInfo, Precision};
+    let cpu = DeviceChoice { device: DeviceInfo::Cpu, precision: Precision::F32 };
+    let info =
+        CudaInfo { ordinal: 0, name: "a card".to_owned(), compute_capability: (9, 0), total_memory: 1 << 36 };
+    let cuda = DeviceChoice { device: DeviceInfo::Cuda(info), precision: Precision::Bf16 };
+    let (on_cpu, on_cuda) = (EngineSettings::on(&[cpu.clone(), cpu]), EngineSettings::on(&[cuda]));
+    assert_eq!(
+        (on_cpu.max_batch_size, on_cuda.max_batch_size),
+        (BatchLimit::Fixed(8), BatchLimit::Fixed(32))
+    );
+    assert!(on_cpu.decode_threads <= 4);
+    assert_eq!(on_cuda.decode_threads, std::thread::available_parallelism().map_or(1, usize::from));
+    assert_eq!(on_cuda.max_queue_size, on_cpu.max_queue_size);
+}
