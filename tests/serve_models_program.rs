@@ -110,16 +110,18 @@ fn flags_that_do_not_fit_together_end_the_program_and_say_what_would() {
     let (beit, empty) = (beit.to_str().expect("text"), empty.path().to_str().expect("text"));
     let other = format!("a={beit}");
     for (flags, code, told) in [
-        (&["--model", beit, "--model", beit][..], 1, "two models are called beit-tiny"),
+        (&["--model", beit, "--model", beit][..], 2, "two models are called beit-tiny"),
         (&["--model-repository", empty], 1, "holds no model folder"),
         (&["--model-repository", "/nowhere"], 1, "/nowhere: the model repository cannot be read"),
         (
             &["--model", beit, "--model", &other, "--adapter", "x"],
-            1,
+            2,
             "which model is it for? --adapter NAME=x",
         ),
-        (&["--model", beit, "--adapter", "b=x"], 1, "there is no model b"),
-        (&["--model", beit, "--adapter", "x", "--adapter", "y"], 1, "two adapters for one model, x and y"),
+        (&["--model", beit, "--adapter", "b=x"], 2, "there is no model b"),
+        (&["--model", beit, "--adapter", "x", "--adapter", "y"], 2, "two adapters for one model, x and y"),
+        (&["--watch"], 2, "the argument '--watch' goes with '--model' only"),
+        (&["--url-timeout-ms", "5"], 2, "the argument '--url-timeout-ms' goes with '--allow-url-input' only"),
         (&["--max-batch-size", "0"], 2, "a whole number from 1, or auto"),
         (&["--cpu-workers", "0"], 2, "--cpu-workers"),
     ] {

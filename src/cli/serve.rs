@@ -174,7 +174,10 @@ impl Serve {
                 "the argument '--protect-all' goes with '--api-key' or '--api-key-file' only",
             ));
         }
-        typed.refuse_without("admin_port", self.admin_port.is_some(), &["admin_host"])
+        typed.refuse_without("admin_port", self.admin_port.is_some(), &["admin_host"])?;
+        typed.refuse_without("allow_url_input", self.allow_url_input, &["url_timeout_ms"])?;
+        let folders = !self.model.is_empty() || self.model_repository.is_some();
+        typed.refuse_without("model", folders, &["watch"])
     }
 }
 

@@ -13,8 +13,13 @@ use super::runner::RunnerError;
 const GAIN: f64 = 1.05;
 /// The search ends after this time with the best size measured.
 const TIME: Duration = Duration::from_secs(20);
-/// Passes of a size that are measured, after one that pays for what is allocated once; the fastest counts.
+/// Passes of a size that are measured at least, after one that pays for what is allocated once; the fastest counts, since whatever
+/// disturbs one only makes it longer.
 const PASSES: usize = 3;
+/// A size is measured for so long at least: short passes are disturbed more often.
+const LEAST: Duration = Duration::from_millis(500);
+/// The search ends with so many sizes in a row that are no better: one may only divide badly among the cores, or be disturbed.
+const WITHOUT_GAIN: usize = 2;
 
 /// What was found.
 pub(super) struct Knee {
@@ -58,7 +63,7 @@ impl fmt::Display for Row {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Gain => "the next is no 5 % faster",
+            Self::Gain => "larger ones are no 5 % faster",
             Self::Memory => "the next does not fit into the device's memory",
             Self::Time => "the time for the search is over",
             Self::Largest => "larger ones are not looked at",
@@ -77,44 +82,50 @@ pub(super) fn find(
 ) -> Result<Knee, RunnerError> {
     let start = clock.now();
     let left = || TIME.saturating_sub(clock.now().saturating_duration_since(start));
-    let (mut table, mut limit, mut size) = (Vec::<Row>::new(), 1, 1);
+    let (mut table, mut size) = (Vec::<Row>::new(), 1);
+    let (mut best, mut without_gain) = (None::<Row>, 0);
     let ended = loop {
-        let best = table.last().copied();
         // A size twice as large takes up to twice as long; one that cannot be measured in time is not begun.
-        if best.is_some_and(|best| best.time.saturating_mul(4) > left()) {
+        if table.last().is_some_and(|last| last.time.saturating_mul(4) > left()) {
             break Ended::Time;
         }
-        let row = match measure(size, &left, run) {
+        let row = match measure(size, clock, &left, run) {
             Ok(time) => Row { size, time },
             Err(RunnerError::OutOfMemory(_)) if best.is_some() => break Ended::Memory,
             Err(error) => return Err(error),
         };
         table.push(row);
         if best.is_some_and(|best| row.rate() < GAIN * best.rate()) {
+            without_gain += 1;
+        } else {
+            (best, without_gain) = (Some(row), 0);
+        }
+        if without_gain == WITHOUT_GAIN {
             break Ended::Gain;
         }
-        limit = size;
         if size >= most {
-            break Ended::Largest;
+            break if without_gain > 0 { Ended::Gain } else { Ended::Largest };
         }
         size = size.saturating_mul(2).min(most);
     };
-    Ok(Knee { limit, table, ended })
+    Ok(Knee { limit: best.map_or(1, |best| best.size), table, ended })
 }
 
 /// The fastest pass of a size, within the time left.
 fn measure(
     size: usize,
+    clock: &Clock,
     left: &dyn Fn() -> Duration,
     run: &mut dyn FnMut(usize) -> Result<Duration, RunnerError>,
 ) -> Result<Duration, RunnerError> {
     let first = run(size)?;
-    let mut fastest = None::<Duration>;
-    for _ in 0..PASSES {
+    let (begin, mut passes, mut fastest) = (clock.now(), 0, None::<Duration>);
+    while passes < PASSES || clock.now().saturating_duration_since(begin) < LEAST {
         if fastest.unwrap_or(first) > left() {
             break;
         }
         let time = run(size)?;
+        passes += 1;
         fastest = Some(fastest.map_or(time, |fastest| fastest.min(time)));
     }
     Ok(fastest.unwrap_or(first))
@@ -143,6 +154,33 @@ mod tests {
     }
 
     #[test]
+    fn one_size_that_gains_nothing_does_not_end_the_search() {
+        // Pairs divide badly: 1: 100/s, 2: 100/s, 4: 200/s, 8: 200/s, 16: 200/s.
+        let (clock, time) = (Clock::still(), |size| [10, 20, 20, 40, 80][(size as f64).log2() as usize]);
+        let mut run = |size: usize| {
+            let time = Duration::from_millis(time(size));
+            clock.advance(time);
+            Ok(time)
+        };
+        let knee = find(16, &clock, &mut run).expect("one photo fits");
+        assert_eq!((knee.limit, knee.ended, knee.table.len()), (4, Ended::Gain, 5));
+    }
+
+    #[test]
+    fn a_size_of_short_passes_is_measured_until_a_quiet_one_is_among_them() {
+        let (clock, mut passes) = (Clock::still(), 0);
+        let mut run = |size: usize| {
+            passes += 1;
+            // Every pass but each twentieth is disturbed.
+            let time = Duration::from_millis(if passes % 20 == 0 { 5 } else { 9 } * size as u64);
+            clock.advance(time);
+            Ok(time)
+        };
+        let knee = find(1, &clock, &mut run).expect("one photo fits");
+        assert_eq!(knee.table[0].time, Duration::from_millis(5));
+    }
+
+    #[test]
     fn the_search_ends_where_twice_the_photos_are_no_five_percent_faster() {
         // 1: 91/s, 2: 167, 4: 286, 8: 444, 16: 615, 32: 762, 64: 865, 128: 928, 256: 962 (3.7 % more).
         let (knee, sizes, _) = search(256, 1000, 10, 1);
@@ -155,7 +193,7 @@ mod tests {
             (1, Ended::Gain),
             "a device that gains nothing takes photos one by one"
         );
-        assert_eq!(sizes, [1, 2]);
+        assert_eq!(sizes, [1, 2, 4]);
     }
 
     #[test]

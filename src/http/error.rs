@@ -27,7 +27,7 @@ pub(super) enum ApiError {
     Unauthorized,
     #[error("{0}")]
     Forbidden(String),
-    #[error("nothing is served at {0}; GET / shows what is")]
+    #[error("nothing is served at {0}; GET /docs shows what is")]
     NotFound(String),
     #[error("{0}")]
     ModelNotFound(String),

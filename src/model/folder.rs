@@ -77,9 +77,12 @@ impl ModelFolder {
 
     /// What people call the model: the folder's own name.
     pub fn name(&self) -> String {
+        // A link keeps its own name, wherever it leads; `.` and `..` have none.
         let path = match &self.files {
-            Files::OnDisk => self.path.canonicalize().unwrap_or_else(|_| self.path.clone()),
-            Files::InMemory(_) => self.path.clone(),
+            Files::OnDisk if self.path.file_name().is_none() => {
+                self.path.canonicalize().unwrap_or_else(|_| self.path.clone())
+            }
+            _ => self.path.clone(),
         };
         match path.file_name() {
             Some(name) => name.to_string_lossy().into_owned(),

@@ -100,9 +100,8 @@ impl Catalog {
 
     fn add(&mut self, name: String, folder: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
         if self.models.iter().any(|(known, _)| *known == name) {
-            return Err(
-                format!("two models are called {name}; give one another name: --model NAME=DIR").into()
-            );
+            let message = format!("two models are called {name}; give one another name: --model NAME=DIR");
+            return Err(cli::usage_error(message).into());
         }
         let source = self.source(name.clone(), folder);
         self.models.push((name, Arc::new(source)));
@@ -124,17 +123,16 @@ impl Catalog {
         };
         let shown = folder.display();
         let Some((_, source)) = found else {
-            return Err(match name {
+            return Err(cli::usage_error(match name {
                 Some(name) => format!("--adapter {name}={shown}: there is no model {name}"),
                 None => format!("--adapter {shown}: which model is it for? --adapter NAME={shown}"),
-            }
+            })
             .into());
         };
         if let Some(first) = &source.adapter {
             let first = first.display();
-            return Err(
-                format!("two adapters for one model, {first} and {shown}: a model has one at most").into()
-            );
+            let message = format!("two adapters for one model, {first} and {shown}: a model has one at most");
+            return Err(cli::usage_error(message).into());
         }
         *source = Arc::new(FolderSource { adapter: Some(folder.clone()), ..source.as_ref().clone() });
         Ok(())

@@ -7,6 +7,7 @@
 use super::catalog::{Catalog, FolderSource};
 use featherlight::http::Service;
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,8 +21,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// logs, checkpoints, photos.
 const DOWNLOADS: &str = ".cache/huggingface/download";
 
-/// Size and time of each file.
-type Files = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+/// Size, time and number of each file: another file has another number, even where an archive gave both the same time.
+type Files = BTreeMap<PathBuf, (u64, Option<SystemTime>, u64)>;
 
 /// What a model's folders looked like.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -140,7 +141,7 @@ impl Look {
 fn add(files: &mut Files, entries: WalkDir) {
     for entry in entries.into_iter().flatten() {
         if let Some(metadata) = entry.metadata().ok().filter(std::fs::Metadata::is_file) {
-            files.insert(entry.into_path(), (metadata.len(), metadata.modified().ok()));
+            files.insert(entry.into_path(), (metadata.len(), metadata.modified().ok(), metadata.ino()));
         }
     }
 }
@@ -153,6 +154,23 @@ mod tests {
         let mut look = Look::default();
         look.add(folder);
         look
+    }
+
+    #[test]
+    fn a_link_that_turns_to_files_of_the_same_size_and_time_is_a_change() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let current = folder.path().join("current");
+        let looks = ["1", "2"].map(|version| {
+            let own = folder.path().join(version);
+            std::fs::create_dir(&own).expect("a folder");
+            let file = std::fs::File::create(own.join("config.json")).expect("a file");
+            file.set_modified(SystemTime::UNIX_EPOCH).expect("a time");
+            let _ = std::fs::remove_file(&current);
+            std::os::unix::fs::symlink(&own, &current).expect("a link");
+            look_at(&current)
+        });
+        assert_eq!(looks[0].own.len(), 1);
+        assert_ne!(looks[0], looks[1]);
     }
 
     #[test]

@@ -44,7 +44,10 @@ impl Addresses for PublicAddresses {
 /// would reach ports that are closed to everyone outside. Only what is its own can be bound. Where the system lets foreign
 /// addresses be bound as well (`net.ipv4.ip_nonlocal_bind`), every address passes for its own, and none is asked.
 fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    let Err(error) = UdpSocket::bind((address, 0)) else { return true };
+    // Whatever else keeps it from being bound (no file descriptor left, say) tells nothing of whose it is.
+    let no_such_family = error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+    error.kind() != io::ErrorKind::AddrNotAvailable && !no_such_family
 }
 
 /// First address and length of the prefix: everything that is not on the public internet, or is more than a server there.
