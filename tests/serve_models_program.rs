@@ -120,7 +120,7 @@ fn flags_that_do_not_fit_together_end_the_program_and_say_what_would() {
         ),
         (&["--model", beit, "--adapter", "b=x"], 2, "there is no model b"),
         (&["--model", beit, "--adapter", "x", "--adapter", "y"], 2, "two adapters for one model, x and y"),
-        (&["--watch"], 2, "the argument '--watch' goes with '--model' only"),
+        (&["--watch"], 2, "the argument '--watch' goes with '--model' or '--model-repository' only"),
         (&["--url-timeout-ms", "5"], 2, "the argument '--url-timeout-ms' goes with '--allow-url-input' only"),
         (&["--max-batch-size", "0"], 2, "a whole number from 1, or auto"),
         (&["--cpu-workers", "0"], 2, "--cpu-workers"),

@@ -177,7 +177,12 @@ impl Serve {
         typed.refuse_without("admin_port", self.admin_port.is_some(), &["admin_host"])?;
         typed.refuse_without("allow_url_input", self.allow_url_input, &["url_timeout_ms"])?;
         let folders = !self.model.is_empty() || self.model_repository.is_some();
-        typed.refuse_without("model", folders, &["watch"])
+        match typed.any(&["watch"]) {
+            Some(_) if !folders => {
+                Err(usage_error("the argument '--watch' goes with '--model' or '--model-repository' only"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use super::model::Model;
 use super::slots::{Slot, Unanswered};
 use super::{EngineError, EngineMetrics, Scores};
 
+/// A client that gives less time than this is late by a pass that takes a little longer: it tells nothing to others.
+const SHORT: Duration = Duration::from_millis(250);
+
 /// The claim of one admitted photo.
 pub(super) struct Call {
     model: Model,
@@ -85,7 +88,7 @@ impl Call {
     /// The estimates of its model hear of it where they were wrong. They know nothing of the photo itself: one that spends its time in
     /// the decoder says nothing about them.
     pub(super) fn settle(&self, now: Instant) {
-        let queued = |time: Duration| 2 * self.waited >= time;
+        let queued = |time: Duration| time >= SHORT && 2 * self.waited >= time;
         if self.deadline <= now && self.promised.is_some_and(queued) {
             self.model.lane().missed(now);
         }
@@ -94,10 +97,9 @@ impl Call {
     /// Counts and answers an entry nobody waits for.
     ///
     /// The deadline is looked at first: a caller leaves when it passes, and that is no disconnection.
-    pub(super) fn give_up(mut self, now: Instant, metrics: &EngineMetrics) {
+    pub(super) fn give_up(self, now: Instant, metrics: &EngineMetrics) {
         let by_deadline = self.deadline <= now;
         if by_deadline { &metrics.dropped_deadline } else { &metrics.dropped_disconnected }.inc();
-        self.taken(now);
         self.settle(now);
         self.answer(Err(EngineError::DeadlineExceeded));
     }

@@ -183,7 +183,8 @@ impl<P> Queue<P> {
 
     /// Answers entries nobody waits for. Without the lock: their payloads are megabytes to be freed, and whoever is told wakes.
     fn end(&self, gone: VecDeque<Entry<P>>, now: Instant) {
-        for Entry { payload, call } in gone {
+        for Entry { payload, mut call } in gone {
+            call.taken(now);
             call.give_up(now, &self.metrics);
             drop(payload);
         }

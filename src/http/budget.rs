@@ -97,7 +97,7 @@ impl Gathering {
         let missing = |length: u64| length.saturating_sub(self.reservation.bytes);
         let (needed, wished) = (missing(length), missing(wished));
         // Where there is no room for twice as much, smaller steps still spare most of the copying.
-        let step = missing(length.saturating_add(LESS).min(whole));
+        let step = missing(length.saturating_add(LESS).min(whole)).min(wished);
         let promised =
             needed == 0 || [wished, step, 0].into_iter().any(|more| self.reservation.grow(needed.max(more)));
         if promised {

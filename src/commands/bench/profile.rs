@@ -59,7 +59,7 @@ impl Figures {
     pub fn to_json(&self) -> Value {
         self.parts()
             .into_iter()
-            .map(|(op, calls, time)| json!({ "op": op, "calls": calls, "ms": rounded(time.as_secs_f64() * 1000.0) }))
+            .map(|(op, calls, time)| json!({ "op": op, "photos": self.photos, "calls": calls, "ms": rounded(time.as_secs_f64() * 1000.0) }))
             .collect()
     }
 }
