@@ -1,6 +1,6 @@
 //! Every random number of a run, as a pure function of where it is used.
 //!
-//! Crops, flips, dropout, drop path, shuffling and fresh weights each open a [`Stream`] named by (seed, purpose, epoch,
+//! Crops, flips, mixing, dropout, drop path, shuffling and fresh weights each open a [`Stream`] named by (seed, purpose, epoch,
 //! sample or step, layer) and draw from it. There is no generator that lives from one draw to the next, so no state is
 //! lost when a run is resumed, and nothing depends on which thread asks first. The trainer, the layers and the
 //! initialisers call this; candle's own generator (which cannot be seeded on the CPU) is never used.
@@ -28,6 +28,14 @@ pub enum Purpose {
     DropPath = 7,
     /// The first value of a weight that no file provides.
     Initialize = 8,
+    /// Which operations RandAugment applies to a photo, and in which direction.
+    RandAugment = 9,
+    /// Whether a rectangle of a photo is erased, and which.
+    RandomErasing = 10,
+    /// How the photos of a batch are mixed with each other.
+    Mix = 11,
+    /// Which photos an epoch draws where classes are balanced.
+    Sampler = 12,
 }
 
 /// The seed of a run: a source of streams, free to copy and to share between threads.
@@ -140,6 +148,34 @@ impl Stream {
         self.uniform_f64() < p
     }
 
+    /// Beta distributed with the shapes `alpha` and `beta`, which are positive: in [0, 1], with mean `alpha` / (`alpha` +
+    /// `beta`). It is the share of one of two gamma variates in their sum.
+    pub fn beta(&mut self, alpha: f64, beta: f64) -> f64 {
+        let (one, other) = (self.log_gamma_variate(alpha), self.log_gamma_variate(beta));
+        1.0 / (1.0 + (other - one).exp())
+    }
+
+    /// The logarithm of a gamma variate of scale 1 (Marsaglia & Tsang 2000, "A simple method for generating gamma
+    /// variables"): the variates themselves are too small for f64 where the shape is far below 1.
+    fn log_gamma_variate(&mut self, shape: f64) -> f64 {
+        // Far beyond any use; what is no number ends here too, rather than in an endless search below.
+        let shape = shape.max(1e-150).min(1e150);
+        if shape < 1.0 {
+            // Their section 6: a variate of shape + 1, times a uniform one to the power of 1 / shape.
+            let uniform = 1.0 - self.uniform_f64();
+            return self.log_gamma_variate(shape + 1.0) + uniform.ln() / shape;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = f64::from(self.normal());
+            let v = (1.0 + c * x).powi(3);
+            if v > 0.0 && (1.0 - self.uniform_f64()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return d.ln() + v.ln();
+            }
+        }
+    }
+
     /// Puts `items` in a uniformly random order (Fisher–Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -189,6 +225,10 @@ mod tests {
             Purpose::Dropout,
             Purpose::DropPath,
             Purpose::Initialize,
+            Purpose::RandAugment,
+            Purpose::RandomErasing,
+            Purpose::Mix,
+            Purpose::Sampler,
         ];
         let mut seen = std::collections::HashSet::new();
         for seed in 0..4 {
@@ -199,7 +239,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 4 * 8 * 512);
+        assert_eq!(seen.len(), 4 * 12 * 512);
     }
 
     #[test]
@@ -248,6 +288,35 @@ mod tests {
         }
         assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
         assert_eq!((stream.below(0), stream.below(1)), (0, 0));
+    }
+
+    #[test]
+    fn beta_variates_have_their_distribution() {
+        const COUNT: usize = 50_000;
+        for (alpha, beta) in [(0.2, 0.2), (0.8, 0.8), (1.0, 1.0), (2.0, 5.0), (30.0, 0.5)] {
+            let mut stream = Randomness::new(5).stream(Purpose::Mix, 0, 0, 0);
+            let values: Vec<f64> = (0..COUNT).map(|_| stream.beta(alpha, beta)).collect();
+            assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
+            let mean = values.iter().sum::<f64>() / COUNT as f64;
+            let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / COUNT as f64;
+            let sum: f64 = alpha + beta;
+            let expected = (alpha / sum, alpha * beta / (sum * sum * (sum + 1.0)));
+            assert!((mean - expected.0).abs() < 0.006, "{alpha} {beta}: mean {mean}, not {}", expected.0);
+            assert!((variance / expected.1 - 1.0).abs() < 0.05, "{alpha} {beta}: {variance}, {}", expected.1);
+            if (alpha, beta) == (2.0, 5.0) {
+                // 1 − Σ₀₋₁ C(6, k) 0.2ᵏ 0.8⁶⁻ᵏ
+                let below = values.iter().filter(|value| **value < 0.2).count() as f64 / COUNT as f64;
+                assert!((below - 0.344_64).abs() < 0.01, "{below}");
+            }
+        }
+    }
+
+    #[test]
+    fn beta_variates_are_numbers_whatever_the_shape() {
+        let mut stream = Randomness::new(6).stream(Purpose::Mix, 0, 0, 0);
+        for shape in [f64::MIN_POSITIVE, 1e-9, 1e-3, 1e6, f64::MAX, f64::INFINITY, f64::NAN] {
+            assert!((0..100).all(|_| (0.0..=1.0).contains(&stream.beta(shape, shape))), "{shape}");
+        }
     }
 
     #[test]

@@ -154,6 +154,7 @@ fn photos(settings: &BenchSettings, (height, width): (usize, usize), labels: usi
         indices: (0..photos).collect(),
         height,
         width,
+        mixed: None,
     }
 }
 

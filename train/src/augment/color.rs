@@ -1,15 +1,19 @@
 //! Random changes of brightness, contrast and saturation.
 //!
-//! The augmenter calls [`jitter`]. The distribution is that of torchvision's `ColorJitter(s, s, s)`, the arithmetic that
+//! The augmenter calls [`jitter`], RandAugment's operations call [`apply`]. The distribution of the jitter is that of torchvision's `ColorJitter(s, s, s)`, the arithmetic that
 //! of Pillow's `ImageEnhance`: each change is a blend with a degenerate picture, computed in f32 and truncated to u8, so
 //! that three changes round three times.
 
 use featherlight::randomness::Stream;
 
+/// What is changed, by moving away from (or towards) a degenerate picture.
 #[derive(Debug, Clone, Copy)]
-enum Change {
+pub(super) enum Change {
+    /// From black.
     Brightness,
+    /// From the mean brightness of the picture.
     Contrast,
+    /// From the picture in grey.
     Saturation,
 }
 
@@ -25,7 +29,8 @@ pub(super) fn jitter(data: &mut [u8], strength: f64, stream: &mut Stream) {
     }
 }
 
-fn apply(data: &mut [u8], change: Change, factor: f32) {
+/// Changes a picture by `factor`: 1 leaves it as it is, 0 makes it degenerate.
+pub(super) fn apply(data: &mut [u8], change: Change, factor: f32) {
     match change {
         Change::Brightness => blend_all(data, 0, factor),
         Change::Contrast => blend_all(data, mean_luma(data), factor),
@@ -46,7 +51,7 @@ fn blend_all(data: &mut [u8], degenerate: u8, factor: f32) {
 }
 
 /// Pillow's `Image.blend`: from `degenerate` (factor 0) through `value` (factor 1) and beyond.
-fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
+pub(super) fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
     let (degenerate, value) = (f32::from(degenerate), f32::from(value));
     // `as` truncates and keeps to 0 … 255, as Pillow's cast after its clipping does.
     (degenerate + factor * (value - degenerate)) as u8

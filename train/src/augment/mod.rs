@@ -1,12 +1,21 @@
 //! From a decoded photo to the pixels of one training sample.
 //!
-//! The loader's threads call [`Augmenter::apply`]. A random resized crop, a flip and a change of colours are a function
-//! of (seed, epoch, sample) alone, so that neither the number of threads nor an interruption changes a run. Evaluation
-//! takes the plain processor. Pixels stay u8: nothing is normalised here.
+//! The loader's threads call [`Augmenter::apply`]. A random resized crop, a flip, RandAugment's operations, a change of
+//! colours and an erased rectangle, in this order, are a function of (seed, epoch, sample) alone, so that neither the
+//! number of threads nor an interruption changes a run. Evaluation takes the plain processor. What mixes photos with each
+//! other is [`Mixing`], which the trainer applies to whole batches. Pixels stay u8: nothing is normalised here.
 
 mod color;
+mod erase;
+mod mix;
+mod operation;
+mod rand_augment;
+
+pub use mix::{Mixed, Mixing};
+pub use rand_augment::RandAugment;
 
 use color::jitter;
+use erase::erase;
 use featherlight::image::{ImageError, Pixels, Processor, Region, resize_region};
 use featherlight::randomness::{Purpose, Randomness, Stream};
 use std::str::FromStr;
@@ -75,6 +84,23 @@ pub enum AugmentError {
     /// Not a strength.
     #[error("the colour jitter is {0}: it must be 0 or more, as in 0.4")]
     ColorJitter(f64),
+    /// Not a number of operations and a magnitude.
+    #[error(
+        "`{0}` is no RandAugment: it is the number of operations, 1 or more, and their magnitude, from 0 to {max}, as in 2,9",
+        max = operation::LEVELS - 1
+    )]
+    RandAugment(String),
+    /// Not a probability.
+    #[error("the probability of random erasing is {0}: it must lie between 0 and 1")]
+    RandomErase(f64),
+    /// Not a shape of a Beta distribution.
+    #[error("the alpha of {method} is {alpha}: it must be 0 (off) or more, as in 0.8")]
+    Mixing {
+        /// Mixup or CutMix.
+        method: &'static str,
+        /// What was given.
+        alpha: f64,
+    },
 }
 
 /// How a training photo is varied.
@@ -86,11 +112,24 @@ pub struct Variation {
     pub flip_probability: f64,
     /// Brightness, contrast and saturation are each multiplied by 1 ± this at most; 0 leaves colours alone.
     pub color_jitter: f64,
+    /// Operations drawn for each photo, before any change of colours.
+    ///
+    /// torchvision's reference recipe has no colour jitter beside it and timm's leaves it out unless it is forced, in this
+    /// order: here it happens because it was asked for.
+    pub rand_augment: Option<RandAugment>,
+    /// The probability that a rectangle of the photo is erased, last of all.
+    pub random_erase: f64,
 }
 
 impl Default for Variation {
     fn default() -> Self {
-        Self { crop_scale: CropScale::default(), flip_probability: 0.5, color_jitter: 0.0 }
+        Self {
+            crop_scale: CropScale::default(),
+            flip_probability: 0.5,
+            color_jitter: 0.0,
+            rand_augment: None,
+            random_erase: 0.0,
+        }
     }
 }
 
@@ -99,7 +138,7 @@ impl Default for Variation {
 pub enum Augmentation {
     /// The processor alone, as when serving: for evaluation, and for `--no-augment`.
     Plain,
-    /// Random crop, flip and colours.
+    /// Random crop, flip and what else is asked for.
     Random(Variation),
 }
 
@@ -109,27 +148,36 @@ pub struct Augmenter {
     processor: Arc<Processor>,
     augmentation: Augmentation,
     randomness: Randomness,
+    /// What the model sees as zero, nearly: the colour of what is erased.
+    mean_color: [u8; 3],
 }
 
 impl Augmenter {
     /// An augmenter that produces the processor's size with the processor's filter.
     ///
     /// # Errors
-    /// A flip probability outside 0 … 1; a negative or non-finite colour jitter.
+    /// A probability (of the flip, of erasing) outside 0 … 1; a negative or non-finite colour jitter.
     pub fn new(
         processor: Arc<Processor>,
         augmentation: Augmentation,
         randomness: Randomness,
     ) -> Result<Self, AugmentError> {
-        if let Augmentation::Random(Variation { flip_probability, color_jitter, .. }) = augmentation {
+        if let Augmentation::Random(variation) = augmentation {
+            let Variation { flip_probability, color_jitter, random_erase, .. } = variation;
             if !(0.0..=1.0).contains(&flip_probability) {
                 return Err(AugmentError::FlipProbability(flip_probability));
             }
             if !color_jitter.is_finite() || color_jitter < 0.0 {
                 return Err(AugmentError::ColorJitter(color_jitter));
             }
+            if !(0.0..=1.0).contains(&random_erase) {
+                return Err(AugmentError::RandomErase(random_erase));
+            }
         }
-        Ok(Self { processor, augmentation, randomness })
+        let normalization = processor.normalization();
+        // `as` keeps to 0 … 255, whatever a processor's file says.
+        let mean_color = normalization.mean.map(|mean| (mean / normalization.rescale).round() as u8);
+        Ok(Self { processor, augmentation, randomness, mean_color })
     }
 
     /// Height and width of what [`Augmenter::apply`] returns.
@@ -154,8 +202,15 @@ impl Augmenter {
         if stream(Purpose::Flip).bernoulli(variation.flip_probability) {
             mirror(&mut data, width);
         }
+        if let Some(rand_augment) = variation.rand_augment {
+            rand_augment.apply(&mut data, width, &mut stream(Purpose::RandAugment));
+        }
         if variation.color_jitter > 0.0 {
             jitter(&mut data, variation.color_jitter, &mut stream(Purpose::ColorJitter));
+        }
+        let mut erasing = stream(Purpose::RandomErasing);
+        if erasing.bernoulli(variation.random_erase) {
+            erase(&mut data, width, self.mean_color, &mut erasing);
         }
         Pixels::new(width, height, data)
     }

@@ -91,6 +91,74 @@ fn a_sample_is_a_function_of_seed_epoch_and_index() {
 }
 
 #[test]
+fn everything_together_is_a_function_of_seed_epoch_and_index() {
+    let rand_augment = Some(RandAugment::new(2, 9).unwrap());
+    let variation = Variation { color_jitter: 0.4, rand_augment, random_erase: 1.0, ..Variation::default() };
+    let photo = photo(64, 48);
+    let apply = |seed, epoch, sample| {
+        let augmentation = Augmentation::Random(variation);
+        let augmenter = Augmenter::new(processor(), augmentation, Randomness::new(seed)).unwrap();
+        augmenter.apply(&photo, epoch, sample).unwrap()
+    };
+    assert_eq!(apply(1, 2, 3), apply(1, 2, 3));
+    for (seed, epoch, sample) in [(0, 2, 3), (1, 0, 3), (1, 2, 0)] {
+        assert_ne!(apply(seed, epoch, sample), apply(1, 2, 3));
+    }
+}
+
+#[test]
+fn erasing_paints_in_the_mean_colour_and_leaves_crop_and_flip_alone() {
+    let photo = photo(64, 48);
+    let plain = augmenter(Variation::default());
+    let erasing = augmenter(Variation { random_erase: 1.0, ..Variation::default() });
+    let mut erased = 0;
+    for sample in 0..100 {
+        let (plain, erasing) =
+            (plain.apply(&photo, 0, sample).unwrap(), erasing.apply(&photo, 0, sample).unwrap());
+        let pixels = |picture: &Pixels| picture.data().as_chunks::<3>().0.to_vec();
+        for (plain, erasing) in pixels(&plain).into_iter().zip(pixels(&erasing)) {
+            // The processor's mean is 0.5.
+            assert!(erasing == plain || erasing == [128; 3], "{plain:?} {erasing:?}");
+            erased += usize::from(erasing == [128; 3]);
+        }
+    }
+    let share = erased as f64 / (100 * 12 * 16) as f64;
+    assert!((0.12..0.22).contains(&share), "{share}");
+}
+
+#[test]
+fn photos_are_erased_as_often_as_asked() {
+    let photo = photo(64, 48);
+    let of = |random_erase| {
+        let augmenter = augmenter(Variation { random_erase, ..Variation::default() });
+        (0..400).map(|sample| augmenter.apply(&photo, 0, sample).unwrap()).collect::<Vec<_>>()
+    };
+    let (never, some) = (of(0.0), of(0.25));
+    let erased = never.iter().zip(&some).filter(|(never, some)| never != some).count();
+    assert!((70..130).contains(&erased), "{erased}");
+}
+
+#[test]
+fn the_operations_come_before_the_jitter() {
+    let photo = photo(64, 48);
+    let rand_augment = RandAugment::new(1, 20).unwrap();
+    let [cropped, both] = [None, Some(rand_augment)].map(|rand_augment| {
+        augmenter(Variation {
+            rand_augment,
+            color_jitter: if rand_augment.is_some() { 0.4 } else { 0.0 },
+            ..Variation::default()
+        })
+    });
+    for sample in 0..50 {
+        let mut expected = cropped.apply(&photo, 0, sample).unwrap().into_data();
+        let stream = |purpose| Randomness::new(42).stream(purpose, 0, sample, 0);
+        rand_augment.apply(&mut expected, 16, &mut stream(Purpose::RandAugment));
+        jitter(&mut expected, 0.4, &mut stream(Purpose::ColorJitter));
+        assert_eq!(both.apply(&photo, 0, sample).unwrap().data(), expected);
+    }
+}
+
+#[test]
 fn a_flip_mirrors_the_picture_and_happens_as_often_as_asked() {
     let photo = photo(64, 48);
     let [never, always, half] = [0.0, 1.0, 0.5].map(|flip_probability| {
@@ -111,8 +179,11 @@ fn a_flip_mirrors_the_picture_and_happens_as_often_as_asked() {
 
 #[test]
 fn the_whole_photo_without_flip_is_the_photo_resized() {
-    let square =
-        Variation { crop_scale: CropScale::new(1.0, 1.0).unwrap(), flip_probability: 0.0, color_jitter: 0.0 };
+    let square = Variation {
+        crop_scale: CropScale::new(1.0, 1.0).unwrap(),
+        flip_probability: 0.0,
+        ..Variation::default()
+    };
     // At the limit of the ratios and at full area nothing but the whole photo fits.
     let photo = photo(400, 300);
     let resized = resize(&photo, 16, 12, Filter::Bilinear).unwrap();
@@ -148,4 +219,8 @@ fn impossible_variations_are_refused() {
     assert_eq!(flip, AugmentError::FlipProbability(1.5));
     let color = refused(Variation { color_jitter: -0.1, ..Variation::default() });
     assert_eq!(color, AugmentError::ColorJitter(-0.1));
+    for random_erase in [-0.1, 1.5, f64::INFINITY] {
+        let erase = refused(Variation { random_erase, ..Variation::default() });
+        assert_eq!(erase, AugmentError::RandomErase(random_erase));
+    }
 }

@@ -7,7 +7,7 @@
 mod cache;
 mod pipeline;
 
-use crate::augment::Augmenter;
+use crate::augment::{Augmenter, Mixed};
 use crate::dataset::{Dataset, Sample};
 use cache::PhotoCache;
 use featherlight::image::{DecodeLimits, Pixels, decode};
@@ -48,7 +48,7 @@ impl Settings {
 }
 
 /// Samples for one forward pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// `photos × height × width × 3`, RGB.
     pub pixels: Vec<u8>,
@@ -60,6 +60,8 @@ pub struct Batch {
     pub height: usize,
     /// Columns of a photo.
     pub width: usize,
+    /// What else is in each photo, where the batch was mixed after it was loaded.
+    pub mixed: Option<Mixed>,
 }
 
 impl Batch {
@@ -286,6 +288,7 @@ impl Batches {
             indices: Vec::with_capacity(size),
             height,
             width,
+            mixed: None,
         };
         for _ in 0..size {
             let Some(result) = self.pipeline.take() else { break };
