@@ -86,6 +86,14 @@ struct Step<B> {
     merger: Option<Merger>,
 }
 
+impl<B: WindowBlock> Step<B> {
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let merger = self.merger.iter();
+        let merger = merger.flat_map(|merger| merger.norm.parameters().chain(merger.reduction.parameters()));
+        self.block.parameters().into_iter().chain(merger)
+    }
+}
+
 /// The model.
 pub(super) struct Hierarchy<B> {
     patch_embedding: PatchEmbedding,
@@ -190,11 +198,7 @@ impl<B: WindowBlock> Classifier for Hierarchy<B> {
     }
 
     fn parameters(&self) -> Vec<&Parameter> {
-        let steps = self.steps.iter().flat_map(|step| {
-            let merger = step.merger.iter();
-            let merger = merger.flat_map(|m| m.norm.parameters().chain(m.reduction.parameters()));
-            step.block.parameters().into_iter().chain(merger)
-        });
+        let steps = self.steps.iter().flat_map(Step::parameters);
         self.patch_embedding
             .parameters()
             .chain(self.norm_before.parameters())
@@ -202,6 +206,10 @@ impl<B: WindowBlock> Classifier for Hierarchy<B> {
             .chain(self.norm_after.parameters())
             .chain(self.classifier.parameters())
             .collect()
+    }
+
+    fn block_parameters(&self, index: usize) -> Vec<&Parameter> {
+        self.steps.get(index).map_or_else(Vec::new, |step| step.parameters().collect())
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {

@@ -83,6 +83,9 @@ pub trait Classifier: Send + Sync {
     /// Every parameter, adapters left out, in a fixed order under v4 names.
     fn parameters(&self) -> Vec<&Parameter>;
 
+    /// Those of block `index`, in the same order; none where there is no such block.
+    fn block_parameters(&self, index: usize) -> Vec<&Parameter>;
+
     /// Every linear map that an adapter can be attached to, in a fixed order.
     fn linears_mut(&mut self) -> Vec<&mut Linear>;
 

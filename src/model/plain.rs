@@ -87,6 +87,10 @@ impl Classifier for Plain {
             .collect()
     }
 
+    fn block_parameters(&self, index: usize) -> Vec<&Parameter> {
+        self.blocks.get(index).map_or_else(Vec::new, |block| block.parameters().collect())
+    }
+
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let blocks = self.blocks.iter_mut().flat_map(PreNormBlock::linears_mut);
         blocks.chain(std::iter::once(&mut self.classifier)).collect()

@@ -1,5 +1,7 @@
-//! The mean cross-entropy of logits against class indices, with label smoothing as PyTorch defines it
-//! (`(1 − ε) · nll + ε/K · Σ −log p`; Szegedy et al. 2016).
+//! The cross-entropy of logits against classes, or against a distribution over the classes that each row wants.
+//!
+//! Label smoothing is PyTorch's (`(1 − ε) · nll + ε/K · Σ −log p`; Szegedy et al. 2016). Mixed photos, smoothed labels and weights
+//! of classes are all one to the op: a target weight for every row and class.
 
 use super::math::{exp, max, sum};
 use super::profile::timed;
@@ -19,15 +21,35 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32], smoothing: f32) -> Result<
     if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
         bail!("cross_entropy: label {label}, but there are {classes} classes")
     }
+    let mut targets = vec![smoothing / classes as f32; batch * classes];
+    for (row, label) in targets.chunks_exact_mut(classes).zip(labels) {
+        row[*label as usize] += 1.0 - smoothing;
+    }
+    soft_cross_entropy(logits, targets, batch as f64)
+}
+
+/// `Σ targets · −log softmax(logits) / total`, a scalar on the CPU in f32; both are `[batch, classes]`. A row's targets need not add
+/// up to 1: they carry the weight of its photo.
+///
+/// # Errors
+/// If there are more or fewer targets than logits, or `total` is not positive.
+pub fn soft_cross_entropy(logits: &Tensor, targets: Vec<f32>, total: f64) -> Result<Tensor> {
+    let (batch, classes) = logits.dims2()?;
+    if targets.len() != batch * classes || targets.is_empty() {
+        bail!("cross_entropy: {} targets for {batch} rows of {classes} classes", targets.len())
+    }
+    if total.is_nan() || total <= 0.0 {
+        bail!("cross_entropy: the weights add up to {total}")
+    }
     timed("cross_entropy", logits.device(), || {
         let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
-        logits.apply_op1(CrossEntropy { labels: labels.to_vec(), smoothing })
+        logits.apply_op1(CrossEntropy { targets, total })
     })
 }
 
 struct CrossEntropy {
-    labels: Vec<u32>,
-    smoothing: f32,
+    targets: Vec<f32>,
+    total: f64,
 }
 
 /// log Σ eˣ, the largest value taken out.
@@ -45,27 +67,25 @@ impl CustomOp1 for CrossEntropy {
         let classes = layout.dims()[1];
         let logits = argument("cross_entropy", logits, layout)?;
         let mut total = 0f64;
-        for (row, label) in logits.chunks_exact(classes).zip(&self.labels) {
+        for (row, targets) in logits.chunks_exact(classes).zip(self.targets.chunks_exact(classes)) {
             let log_sum = log_sum_exp(row);
-            let nll = log_sum - row[*label as usize];
-            let smooth = log_sum - sum(row, |value| value) / classes as f32;
-            total += f64::from((1.0 - self.smoothing) * nll + self.smoothing * smooth);
+            let wanted = row.iter().zip(targets).filter(|(_, target)| **target != 0.0);
+            total += wanted.map(|(logit, target)| f64::from(target * (log_sum - logit))).sum::<f64>();
         }
-        Ok((storage(vec![(total / self.labels.len() as f64) as f32]), Shape::from_dims(&[])))
+        Ok((storage(vec![(total / self.total) as f32]), Shape::from_dims(&[])))
     }
 
-    /// d/dlogit = (softmax − target) / batch.
+    /// d/dlogit = (softmax · Σ targets − target) / total.
     fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let classes = logits.dim(1)?;
-        let scale = grad.to_scalar::<f32>()? / self.labels.len() as f32;
+        let scale = grad.to_scalar::<f32>()? / self.total as f32;
         with_values("cross_entropy", [logits], |[values]| {
             let mut out = vec![0f32; values.len()];
             let rows = out.chunks_exact_mut(classes).zip(values.chunks_exact(classes));
-            for ((out, row), label) in rows.zip(&self.labels) {
-                let log_sum = log_sum_exp(row);
-                for (class, (out, value)) in out.iter_mut().zip(row).enumerate() {
-                    let hit = if class == *label as usize { 1.0 - self.smoothing } else { 0.0 };
-                    *out = scale * (exp(value - log_sum) - hit - self.smoothing / classes as f32);
+            for ((out, row), targets) in rows.zip(self.targets.chunks_exact(classes)) {
+                let (log_sum, weight) = (log_sum_exp(row), sum(targets, |target| target));
+                for ((out, value), target) in out.iter_mut().zip(row).zip(targets) {
+                    *out = scale * (weight * exp(value - log_sum) - target);
                 }
             }
             Ok(Some(Tensor::from_vec(out, logits.shape(), logits.device())?))

@@ -33,11 +33,12 @@ mod residual;
 mod signatures;
 mod tensor_slice;
 mod unit_heads;
+pub mod update;
 
 pub use allocator::{keep_freed_memory, release_freed_memory};
 pub use attention::{Attention, attention};
 pub use cores::Cores;
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{cross_entropy, soft_cross_entropy};
 pub use dropout::dropout;
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;

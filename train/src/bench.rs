@@ -5,7 +5,6 @@
 
 use crate::loader::Batch;
 use crate::output::peak_memory;
-use crate::schedule::Decay;
 use crate::settings::Method;
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{Run, TrainError, TrainerSettings, trained_parameters};
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +29,8 @@ pub struct BenchSettings {
     pub batch_size: NonZeroUsize,
     /// Steps that are timed.
     pub steps: NonZeroUsize,
+    /// Whether a block's activations are computed anew in the backward pass instead of kept.
+    pub checkpoint_activations: bool,
     /// Of weights, photos, dropout and drop path.
     pub randomness: Randomness,
     /// Where the steps compute.
@@ -96,15 +97,15 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
         |parameters: &[&Parameter]| -> usize { parameters.iter().map(|p| p.tensor().elem_count()).sum() };
     let parameters = (count(&classifier.parameters()), count(&trained));
     let batch = photos(settings, processor.output_size(), config.labels.len());
-    let recipe = recipe(settings.randomness);
+    let recipe = recipe(settings);
     let steps = settings.steps.get() as u64 + 1;
     let normalization = processor.normalization();
-    let mut run = Run::new(&*classifier, &normalization, &recipe, steps)?;
+    let mut run = Run::new(&*classifier, &normalization, &recipe, steps, &[])?;
     let mut micro_batch = 0;
     // A step is over when the device has done it, not when it was told to.
     let mut step = || -> Result<(f64, f64), TrainError> {
         let start = Instant::now();
-        let found = run.step(std::slice::from_ref(&batch), 0, micro_batch)?;
+        let found = run.step(std::slice::from_ref(&batch), 0, micro_batch, Duration::ZERO)?;
         micro_batch += 1;
         placement.device.synchronize()?;
         Ok((start.elapsed().as_secs_f64(), found.map_or(f64::NAN, |step| step.loss)))
@@ -129,17 +130,14 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
 }
 
 /// The recipe of `fit`'s defaults, a step a batch.
-fn recipe(randomness: Randomness) -> TrainerSettings {
+fn recipe(settings: &BenchSettings) -> TrainerSettings {
     TrainerSettings {
         epochs: 1,
         accumulation_steps: NonZeroUsize::MIN,
-        learning_rate: 5e-5,
-        weight_decay: 0.0,
         warmup_ratio: 0.0,
-        scheduler: Decay::Linear,
-        max_grad_norm: 1.0,
-        label_smoothing: 0.0,
-        randomness,
+        checkpoint_activations: settings.checkpoint_activations,
+        randomness: settings.randomness,
+        ..TrainerSettings::default()
     }
 }
 

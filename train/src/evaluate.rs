@@ -63,6 +63,12 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// An evaluation of so many photos that came to this, for tests.
+    #[cfg(test)]
+    pub(crate) fn counted(photos: usize, top1: usize, top5: usize, loss: f64) -> Self {
+        Self { photos, top1, top5, loss, ..Self::default() }
+    }
+
     /// Share of photos with the right label first; 0 without photos.
     pub fn top1_accuracy(&self) -> f64 {
         share(self.top1, self.photos)

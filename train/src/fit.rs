@@ -1,30 +1,30 @@
 //! `fit`: from a labelled set of photos and a model folder to an adapter, a merged model and the record of the run.
 //!
 //! Puts data, model, trainer and output together. Whatever can be refused is refused before the output folder is touched;
-//! after every epoch the trained weights are on the disk.
+//! after every epoch the trained weights are on the disk, and a run that was broken off goes on from its last checkpoint.
+
+mod recorder;
 
 use crate::augment::{AugmentError, Augmentation, Augmenter};
-use crate::card::model_card;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
-use crate::evaluate::Evaluation;
+use crate::evaluate::{Evaluation, evaluate};
+use crate::fingerprint;
 use crate::loader::{self, Loader};
-use crate::output::{Output, OutputError, peak_memory};
+use crate::output::{Output, OutputError};
 use crate::progress::Progress;
-use crate::settings::{FitSettings, Method, StartingWeights, Validation};
+use crate::settings::{FitSettings, StartingWeights, Validation};
 use crate::split::{SplitError, stratified};
 use crate::start::{StartError, StartingModel};
-use crate::trainer::{EpochEnd, Observer, Step, TrainError, steps, train, trained_parameters};
-use candle_core::{DType, Device, Var};
-use featherlight::image::Processor;
-use featherlight::model::{
-    Classifier, Config, Head, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
-};
+use crate::trainer::{self, Outcome, TrainError, steps, train, trained_parameters};
+use featherlight::model::{Head, ModelError, ModelFolder};
 use featherlight::nn::Parameter;
-use featherlight::ops::device::{DeviceError, Placement};
+use featherlight::ops::device::DeviceError;
+use recorder::{Recorder, Start};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,23 @@ pub enum FitError {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The checkpoint to go on from, or one that could not be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// What the run is made of could not be looked at.
+    #[error("{0}")]
+    Fingerprint(std::io::Error),
+    /// There is a finished run, and nothing to go on from.
+    #[error(
+        "{}: holds a run without a checkpoint to go on from; replace it with --overwrite, or choose another --output", .0.display()
+    )]
+    NothingToResume(PathBuf),
+    /// Somebody asked the run to end.
+    #[error("stopped after step {step}; the same command with --resume goes on from there")]
+    Interrupted {
+        /// Steps made.
+        step: u64,
+    },
 }
 
 /// What a run came to.
@@ -68,15 +85,21 @@ pub struct FitSummary {
     pub evaluation: Option<Evaluation>,
     /// Photos left out because they could not be read.
     pub unreadable: usize,
-    /// Seconds from the first photo to the last.
+    /// Seconds from the first photo to the last, those before a `--resume` included.
     pub seconds: f64,
+    /// The epoch after which early stopping ended it.
+    pub stopped_early: Option<u64>,
 }
 
-/// Runs the whole job.
+/// Runs the whole job. It ends after the step in which `stop` is raised, with a checkpoint to go on from.
 ///
 /// # Errors
 /// See [`FitError`]; what was written before stays.
-pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary, FitError> {
+pub fn fit(
+    settings: &FitSettings,
+    stop: &AtomicBool,
+    progress: &mut Progress,
+) -> Result<FitSummary, FitError> {
     let folder = ModelFolder::open(&settings.model)?;
     let method = settings.method.for_architecture(&folder.config().architecture);
     let settings = &FitSettings { method, ..settings.clone() };
@@ -85,7 +108,12 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     {
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
+    let checkpoint = find_checkpoint(settings)?;
     let (training, validation) = photos(settings, &folder.config().labels)?;
+    let made_of = made_of(settings, &training, validation.as_ref())?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.check(&made_of, &settings.output)?;
+    }
     let placement = settings.device.place(settings.precision)?;
     let StartingModel { classifier, config, processor, head } =
         StartingModel::build(&folder, &training.labels, settings, &placement)?;
@@ -125,6 +153,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         settings.precision,
     ));
 
+    let total = steps(&training_loader, &settings.trainer);
     let run_file = json!({
         "state": "running",
         "version": env!("CARGO_PKG_VERSION"),
@@ -135,56 +164,97 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         "validation_photos": validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
         "parameters": parameters,
         "trainable_parameters": trainable,
-        "steps": steps(&training_loader, &settings.trainer),
+        "steps": total,
         "threads": rayon::current_num_threads(),
     });
-    let mut run = Run {
-        settings,
-        folder: &folder,
-        config: &config,
-        processor: &processor,
-        output: Output::create(&settings.output, settings.overwrite)?,
-        run_file,
-        progress,
-        started: Instant::now(),
-        epoch_loss: (0.0, 0),
-        evaluation: None,
-    };
-    run.write_run_file("running", &[])?;
-    run.progress.start(steps(&training_loader, &settings.trainer), "steps");
     let normalization = processor.normalization();
-    let trained = train(
-        &*classifier,
-        &normalization,
-        &training_loader,
-        validation_loader.as_ref(),
-        &settings.trainer,
-        &mut run,
-    );
-    run.progress.finish();
+    let steps_an_epoch = total / settings.trainer.epochs;
+    let sizes = training.class_sizes();
+    let mut trainer =
+        trainer::Run::new(&*classifier, &normalization, &settings.trainer, steps_an_epoch, &sizes)?;
+    if let Some(checkpoint) = &checkpoint {
+        trainer.restore(&checkpoint.snapshot).map_err(TrainError::from)?;
+        progress.say(&format!("going on after step {} of {total}", trainer.step_number()));
+    }
+    let start =
+        Start { settings, folder: &folder, config: &config, processor: &processor, run_file, made_of };
+    let mut recorder = Recorder::open(start, checkpoint.map(|checkpoint| checkpoint.record), stop, progress)?;
+    recorder.begin(total, trainer.step_number())?;
+    let trained = train(&mut trainer, &training_loader, validation_loader.as_ref(), &mut recorder);
     let unreadable: Vec<_> = training_loader
         .unreadable()
         .into_iter()
         .chain(validation_loader.iter().flat_map(Loader::unreadable))
         .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }))
         .collect();
-    if let Err(error) = trained {
-        run.run_file["error"] = json!(error.to_string());
-        run.write_run_file("failed", &unreadable)?;
-        return Err(error);
+    let outcome = recorder.trained(trained, &unreadable)?;
+
+    let last_epoch = trainer.step_number() / steps_an_epoch.max(1);
+    let best = trainer.best().filter(|best| settings.keeps_best() && best.epoch < last_epoch);
+    let best = best.and_then(|best| match Checkpoint::read(&Output::best(&settings.output)) {
+        Ok(checkpoint) => Some((best.epoch, checkpoint.snapshot.tensors)),
+        // Nothing earned is lost: the last weights are good ones as well.
+        Err(error) => {
+            tracing::warn!("the last epoch's weights are kept instead of the best: {error}");
+            None
+        }
+    });
+    trainer.finish(best.as_ref().map(|(_, tensors)| tensors)).map_err(TrainError::from)?;
+    let kept = best.map(|(epoch, _)| epoch);
+    // Of the weights that are kept: those of an earlier epoch, or of a run that had nothing left to do but this.
+    if let Some(loader) = validation_loader.as_ref().filter(|_| kept.is_some() || !recorder.has_evaluation())
+    {
+        let evaluation = evaluate(&*classifier, &normalization, loader, |_| {}).map_err(TrainError::from)?;
+        recorder.evaluated(&evaluation);
     }
-    let mut whole = run.in_full(&*classifier)?.unwrap_or(classifier);
-    merge(&mut *whole).map_err(FitError::Merge)?;
-    run.save_merged(&*whole)?;
-    if !matches!(settings.method, Method::Lora(_)) {
-        run.output.remove_adapter()?;
-    }
-    run.write_run_file("completed", &unreadable)?;
+    recorder.keep(classifier, kept, &unreadable)?;
     Ok(FitSummary {
-        evaluation: run.evaluation,
+        evaluation: recorder.evaluation().cloned(),
         unreadable: unreadable.len(),
-        seconds: run.started.elapsed().as_secs_f64(),
+        seconds: recorder.seconds(),
+        stopped_early: match outcome {
+            Outcome::StoppedEarly { epoch } => Some(epoch),
+            Outcome::Completed | Outcome::Interrupted { .. } => None,
+        },
     })
+}
+
+/// What to go on from, where that is asked for and there is something. A run that was ended before its first checkpoint begins
+/// anew.
+fn find_checkpoint(settings: &FitSettings) -> Result<Option<Checkpoint>, FitError> {
+    if !settings.resume {
+        return Ok(None);
+    }
+    let (output, last) = (&settings.output, Output::last(&settings.output));
+    if Checkpoint::exists(&last) {
+        return Ok(Some(Checkpoint::read(&last)?));
+    }
+    let completed = std::fs::read_to_string(output.join("run.json"))
+        .ok()
+        .and_then(|text| serde_json::from_str::<Value>(&text).ok())
+        .is_some_and(|run| run["state"] == "completed");
+    if completed {
+        return Err(FitError::NothingToResume(output.clone()));
+    }
+    tracing::info!(output = %output.display(), "there is no checkpoint yet: the run begins with its first step");
+    Ok(None)
+}
+
+/// What a run must have in common with its beginning when it goes on.
+fn made_of(
+    settings: &FitSettings,
+    training: &Dataset,
+    validation: Option<&Dataset>,
+) -> Result<Value, FitError> {
+    let listing = |dataset| fingerprint::listing(dataset).map_err(FitError::Fingerprint);
+    let mut made_of = settings.made_of();
+    made_of.insert("the list of labels".to_owned(), json!(training.labels));
+    made_of.insert("the set of training photos".to_owned(), json!(listing(training)?));
+    let validation = validation.map(listing).transpose()?;
+    made_of.insert("the set of validation photos".to_owned(), json!(validation));
+    let weights = fingerprint::model(&settings.model).map_err(FitError::Fingerprint)?;
+    made_of.insert("the model to start from".to_owned(), json!(weights));
+    Ok(Value::Object(made_of))
 }
 
 /// The photos to train on, and those to validate on.
@@ -207,99 +277,5 @@ fn photos(settings: &FitSettings, model_labels: &[String]) -> Result<(Dataset, O
             let validation = (!split.validation.is_empty()).then(|| all.subset(&split.validation));
             Ok((all.subset(&split.training), validation))
         }
-    }
-}
-
-/// A run under way: everything that happens in it is shown and written here.
-struct Run<'a> {
-    settings: &'a FitSettings,
-    /// The model that the run started from.
-    folder: &'a ModelFolder,
-    config: &'a Config,
-    processor: &'a Processor,
-    output: Output,
-    run_file: Value,
-    progress: &'a mut Progress,
-    started: Instant,
-    /// Sum of the photos' losses in this epoch, and how many they are.
-    epoch_loss: (f64, usize),
-    evaluation: Option<Evaluation>,
-}
-
-impl Run<'_> {
-    /// The trained model with every weight in f32, on the CPU, where the one that was trained has frozen weights in fewer
-    /// bits: those are read again, for what is saved must not be poorer than what the run started from. `None` where the
-    /// trained model can be saved as it is.
-    fn in_full(&self, trained: &dyn Classifier) -> Result<Option<Box<dyn Classifier>>, FitError> {
-        if trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
-            return Ok(None);
-        }
-        let labels = &self.config.labels;
-        let StartingModel { classifier, .. } =
-            StartingModel::build(self.folder, labels, self.settings, &Placement::CPU)?;
-        let (to, from) = (trained_parameters(&*classifier), trained_parameters(trained));
-        for (to, from) in to.into_iter().zip(from) {
-            let copy = || Var::from_tensor(to.tensor())?.set(&from.tensor().to_device(&Device::Cpu)?);
-            copy().map_err(FitError::Merge)?;
-        }
-        Ok(Some(classifier))
-    }
-
-    fn save_merged(&self, classifier: &dyn Classifier) -> Result<(), FitError> {
-        let folder = self.output.merged();
-        let save = |dtype| save_model(classifier, self.config, self.processor, dtype, &folder);
-        match save(self.settings.save_dtype) {
-            // What a run has learnt is not lost to the size of its numbers.
-            Err(error @ ModelError::Overflow { .. }) => {
-                tracing::warn!("{error}; it is written in f32");
-                save(DType::F32)?;
-            }
-            saved => saved?,
-        }
-        let card = model_card(self.settings, &self.config.labels, &self.run_file, self.evaluation.as_ref());
-        Ok(save_text(&card, &folder.join("README.md"))?)
-    }
-
-    fn write_run_file(&mut self, state: &str, unreadable: &[Value]) -> Result<(), FitError> {
-        self.run_file["state"] = json!(state);
-        self.run_file["seconds"] = json!(self.started.elapsed().as_secs_f64());
-        self.run_file["peak_memory_bytes"] = json!(peak_memory());
-        self.run_file["peak_device_memory_bytes"] = json!(self.settings.device.peak_memory());
-        self.run_file["unreadable_photos"] = json!(unreadable);
-        Ok(self.output.run(&self.run_file)?)
-    }
-}
-
-impl Observer for Run<'_> {
-    type Error = FitError;
-
-    fn stepped(&mut self, step: &Step) -> Result<(), FitError> {
-        self.epoch_loss.0 += step.loss * step.photos as f64;
-        self.epoch_loss.1 += step.photos;
-        self.progress.stepped(step);
-        Ok(self.output.step(step)?)
-    }
-
-    fn epoch_ended(&mut self, end: &EpochEnd<'_>) -> Result<(), FitError> {
-        let (sum, photos) = std::mem::take(&mut self.epoch_loss);
-        self.progress.epoch_ended(end, self.settings.trainer.epochs, sum / photos.max(1) as f64);
-        if let Some(evaluation) = end.evaluation {
-            self.output.evaluation(end.epoch, end.step, evaluation)?;
-            self.evaluation = Some(evaluation.clone());
-            self.run_file["evaluation"] = evaluation.to_json(&self.config.labels);
-        }
-        self.run_file["epochs_completed"] = json!(end.epoch);
-        self.output.checkpoint(end)?;
-        match &self.settings.method {
-            Method::Lora(adapter) => {
-                let base = self.settings.model.to_string_lossy();
-                save_adapter(end.model, adapter, &base, self.config, &self.output.adapter())?;
-            }
-            Method::Full | Method::Head => match self.in_full(end.model)? {
-                Some(whole) => self.save_merged(&*whole)?,
-                None => self.save_merged(end.model)?,
-            },
-        }
-        self.write_run_file("running", &[])
     }
 }

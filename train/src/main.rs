@@ -7,13 +7,14 @@ mod cli;
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use featherlight::model::ModelFolder;
 use featherlight_train::bench::bench;
-use featherlight_train::compare::{CompareSettings, Comparison, stop_on_signals};
+use featherlight_train::compare::{CompareSettings, Comparison};
 use featherlight_train::convert::convert_folder;
 use featherlight_train::evaluate::{EvaluateSettings, evaluate_folder};
 use featherlight_train::fit::fit;
 use featherlight_train::loader;
 use featherlight_train::merge::merge_folder;
 use featherlight_train::progress::Progress;
+use featherlight_train::stop::{stop_on_first_signal, stop_on_signals};
 use featherlight_train::verify::{Verdict, verify_goldens};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -67,7 +68,8 @@ fn run_fit(arguments: cli::Fit, progress: &mut Progress) -> Result<ExitCode, Box
         Ok(settings) => settings,
         Err(problem) => cli::Cli::command().error(ErrorKind::ArgumentConflict, problem).exit(),
     };
-    let summary = fit(&settings, progress)?;
+    let stop = stop_on_first_signal()?;
+    let summary = fit(&settings, &stop, progress)?;
     if summary.unreadable > 0 {
         progress.say(&format!(
             "{} photos could not be read and were left out: {} lists them",
@@ -85,6 +87,9 @@ fn run_fit(arguments: cli::Fit, progress: &mut Progress) -> Result<ExitCode, Box
             evaluation.mean_loss(),
             evaluation.photos
         )?;
+    }
+    if let Some(epoch) = summary.stopped_early {
+        writeln!(out, "stopped early, after epoch {epoch}: nothing better had come for a while")?;
     }
     writeln!(
         out,

@@ -6,6 +6,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
 use featherlight::nn::Parameter;
+use featherlight::ops::update::{self, AdamWStep};
 use std::collections::HashMap;
 
 /// Settings of AdamW (Loshchilov & Hutter 2019).
@@ -27,14 +28,18 @@ impl Default for AdamWSettings {
     }
 }
 
-/// Which parameters weight decay applies to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decayed {
-    /// Every one.
-    All,
-    /// What Hugging Face's Trainer decays (`get_decay_parameter_names`): all but norms and whatever has `bias` in its name, as
-    /// tables of position biases have.
-    NeitherNormsNorBiases,
+/// How a parameter is treated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Group {
+    /// Whether weight decay applies to it.
+    pub decayed: bool,
+    /// What the learning rate is multiplied by.
+    pub rate: f64,
+}
+
+impl Group {
+    /// Decayed, with the learning rate as it is.
+    pub const PLAIN: Self = Self { decayed: true, rate: 1.0 };
 }
 
 /// Prefixes of the tensors of a saved state.
@@ -55,12 +60,7 @@ struct Slot {
     variable: Var,
     first: Tensor,
     second: Tensor,
-    decay: bool,
-}
-
-/// See [`Decayed::NeitherNormsNorBiases`].
-fn is_decayed(name: &str) -> bool {
-    !["bias", "norm"].iter().any(|part| name.contains(part))
+    group: Group,
 }
 
 impl AdamW {
@@ -68,13 +68,16 @@ impl AdamW {
     ///
     /// # Errors
     /// candle's.
-    pub fn new(parameters: &[&Parameter], settings: AdamWSettings, decayed: Decayed) -> Result<Self> {
+    pub fn new(
+        parameters: &[&Parameter],
+        settings: AdamWSettings,
+        group: impl Fn(&Parameter) -> Group,
+    ) -> Result<Self> {
         let slots = parameters.iter().filter(|parameter| parameter.is_trainable()).map(|parameter| {
             let variable = Var::from_tensor(parameter.tensor())?;
-            let zero = parameter.tensor().zeros_like()?;
-            let name = parameter.name().to_owned();
-            let decay = decayed == Decayed::All || is_decayed(&name);
-            Ok(Slot { name, variable, first: zero.clone(), second: zero, decay })
+            // Two: each is changed in place.
+            let (first, second) = (parameter.tensor().zeros_like()?, parameter.tensor().zeros_like()?);
+            Ok(Slot { name: parameter.name().to_owned(), variable, first, second, group: group(parameter) })
         });
         Ok(Self { settings, slots: slots.collect::<Result<_>>()?, steps: 0 })
     }
@@ -84,8 +87,14 @@ impl AdamW {
         self.steps
     }
 
+    /// The trained parameters, in their order, with their names.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.slots.iter().map(|slot| (slot.name.as_str(), &slot.variable))
+    }
+
     /// Everything that a run needs to go on from here: each trained parameter's values and moments, as
-    /// `parameter.NAME`, `first.NAME` and `second.NAME`.
+    /// `parameter.NAME`, `first.NAME` and `second.NAME`. They share the optimiser's memory: what is kept beyond the next step must be
+    /// copied.
     pub fn state(&self) -> HashMap<String, Tensor> {
         self.slots
             .iter()
@@ -104,17 +113,7 @@ impl AdamW {
     /// # Errors
     /// If a tensor is missing or has another shape; nothing has been changed then.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>, steps: u32) -> Result<()> {
-        let find = |kind: &str, slot: &Slot| {
-            let key = format!("{kind}{}", slot.name);
-            match state.get(&key) {
-                Some(tensor) if tensor.dims() == slot.variable.dims() => Ok(tensor.clone()),
-                Some(tensor) => {
-                    let (found, want) = (tensor.dims(), slot.variable.dims());
-                    bail!("the optimiser's `{key}` has shape {found:?}, {want:?} wanted")
-                }
-                None => bail!("the optimiser's state has no `{key}`"),
-            }
-        };
+        let find = |kind: &str, slot: &Slot| find(state, &format!("{kind}{}", slot.name), &slot.variable);
         let found = |slot: &Slot| Ok([find(PARAMETER, slot)?, find(FIRST, slot)?, find(SECOND, slot)?]);
         let tensors: Vec<[Tensor; 3]> = self.slots.iter().map(found).collect::<Result<_>>()?;
         for (slot, [parameter, first, second]) in self.slots.iter_mut().zip(tensors) {
@@ -125,23 +124,31 @@ impl AdamW {
         Ok(())
     }
 
+    /// Goes back to the values of a [`AdamW::state`], whatever the moments are.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape; nothing has been changed then.
+    pub fn restore_parameters(&self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let found = |slot: &Slot| find(state, &format!("{PARAMETER}{}", slot.name), &slot.variable);
+        let tensors: Vec<Tensor> = self.slots.iter().map(found).collect::<Result<_>>()?;
+        self.slots.iter().zip(tensors).try_for_each(|(slot, tensor)| slot.variable.set(&tensor))
+    }
+
     /// An empty store for the gradients of this optimiser's parameters.
     pub fn gradients(&self) -> Gradients {
         Gradients { sums: vec![None; self.slots.len()] }
     }
 
-    /// Adds the gradients of one micro-batch, scaled.
+    /// Adds the gradients of one micro-batch, scaled. Each leaves the store when it was added: memory for all of them is needed
+    /// once.
     ///
     /// # Errors
     /// candle's.
-    pub fn accumulate(&self, gradients: &mut Gradients, store: &GradStore, scale: f64) -> Result<()> {
+    pub fn accumulate(&self, gradients: &mut Gradients, mut store: GradStore, scale: f64) -> Result<()> {
         for (slot, sum) in self.slots.iter().zip(&mut gradients.sums) {
-            let Some(gradient) = store.get(slot.variable.as_tensor()) else { continue };
-            let gradient = gradient.affine(scale, 0.0)?;
-            *sum = Some(match sum.take() {
-                Some(sum) => (sum + gradient)?,
-                None => gradient,
-            });
+            if let Some(gradient) = store.remove(slot.variable.as_tensor()) {
+                update::accumulate(sum, gradient, scale)?;
+            }
         }
         Ok(())
     }
@@ -154,17 +161,31 @@ impl AdamW {
         self.steps += 1;
         let AdamWSettings { beta_1, beta_2, eps, weight_decay } = self.settings;
         let steps = f64::from(self.steps);
-        let (correction_1, correction_2) = (1.0 - beta_1.powf(steps), (1.0 - beta_2.powf(steps)).sqrt());
+        let corrections = (1.0 - beta_1.powf(steps), (1.0 - beta_2.powf(steps)).sqrt());
         for (slot, gradient) in self.slots.iter_mut().zip(&gradients.sums) {
             let Some(gradient) = gradient else { continue };
-            slot.first = (slot.first.affine(beta_1, 0.0)? + gradient.affine(1.0 - beta_1, 0.0)?)?;
-            slot.second = (slot.second.affine(beta_2, 0.0)? + gradient.sqr()?.affine(1.0 - beta_2, 0.0)?)?;
-            let kept = if slot.decay { 1.0 - learning_rate * weight_decay } else { 1.0 };
-            let root = slot.second.sqrt()?.affine(1.0 / correction_2, eps)?;
-            let change = (&slot.first / root)?.affine(learning_rate / correction_1, 0.0)?;
-            slot.variable.set(&(slot.variable.as_tensor().detach().affine(kept, 0.0)? - change)?)?;
+            let step = AdamWStep {
+                betas: (beta_1, beta_2),
+                corrections,
+                eps,
+                learning_rate: learning_rate * slot.group.rate,
+                weight_decay: if slot.group.decayed { weight_decay } else { 0.0 },
+            };
+            update::adamw(&slot.variable, (&mut slot.first, &mut slot.second), gradient, &step)?;
         }
         Ok(())
+    }
+}
+
+/// The tensor `key` of a saved state, if it has the shape of `like`; on its device.
+fn find(state: &HashMap<String, Tensor>, key: &str, like: &Tensor) -> Result<Tensor> {
+    match state.get(key) {
+        Some(tensor) if tensor.dims() == like.dims() => tensor.to_device(like.device()),
+        Some(tensor) => {
+            let (found, want) = (tensor.dims(), like.dims());
+            bail!("the optimiser's `{key}` has shape {found:?}, {want:?} wanted")
+        }
+        None => bail!("the optimiser's state has no `{key}`"),
     }
 }
 
@@ -179,18 +200,11 @@ impl Gradients {
     /// # Errors
     /// candle's.
     pub fn clip(&mut self, max_norm: f64) -> Result<f64> {
-        let squares: Vec<Tensor> =
-            self.sums.iter().flatten().map(|sum| sum.sqr()?.sum_all()).collect::<Result<_>>()?;
-        if squares.is_empty() {
-            return Ok(0.0);
-        }
-        // All at once: each look at a number waits for the device.
-        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
-        let norm = squares.into_iter().map(f64::from).sum::<f64>().sqrt();
+        let norm = update::squared_norm(self.sums.iter().flatten())?.sqrt();
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            for sum in self.sums.iter_mut().flatten() {
-                *sum = sum.affine(factor, 0.0)?;
+            for sum in &mut self.sums {
+                *sum = sum.take().map(|sum| update::scaled(sum, factor)).transpose()?;
             }
         }
         Ok(norm)
@@ -203,32 +217,6 @@ mod tests {
     use candle_core::Device;
     use featherlight::ops::device::Placement;
 
-    /// As transformers 5.23.0's `Trainer.get_decay_parameter_names` sorts them.
-    #[test]
-    fn norms_and_biases_are_not_decayed_and_all_else_is() {
-        for name in [
-            "beit.encoder.layer.0.lambda_1",
-            "beit.encoder.layer.0.attention.attention.query.weight",
-            "beit.embeddings.cls_token",
-            "vision_model.embeddings.class_embedding",
-            "swinv2.encoder.layers.0.blocks.0.attention.self.logit_scale",
-            "vit.encoder.layer.0.attention.attention.query.lora_A.weight",
-            "classifier.weight",
-        ] {
-            assert!(is_decayed(name), "{name}");
-        }
-        for name in [
-            "classifier.bias",
-            "beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table",
-            "swinv2.encoder.layers.0.blocks.0.attention.self.continuous_position_bias_mlp.0.weight",
-            "vision_model.pre_layrnorm.weight",
-            "swin.encoder.layers.0.downsample.norm.weight",
-            "beit.pooler.layernorm.weight",
-        ] {
-            assert!(!is_decayed(name), "{name}");
-        }
-    }
-
     fn parameter() -> Parameter {
         let values = Tensor::new(&[[1f32, -2.], [3., 0.5]], &Device::Cpu).unwrap();
         Parameter::new("weight".to_owned(), values, true, &Placement::CPU).unwrap()
@@ -238,7 +226,7 @@ mod tests {
     fn step(optimizer: &mut AdamW, parameter: &Parameter) {
         let store = parameter.tensor().powf(4.0).unwrap().sum_all().unwrap().backward().unwrap();
         let mut gradients = optimizer.gradients();
-        optimizer.accumulate(&mut gradients, &store, 1.0).unwrap();
+        optimizer.accumulate(&mut gradients, store, 1.0).unwrap();
         gradients.clip(1.0).unwrap();
         optimizer.step(&gradients, 0.05).unwrap();
     }
@@ -251,7 +239,7 @@ mod tests {
     fn a_restored_optimiser_goes_on_to_the_very_same_weights() {
         let (whole, first_half, second_half) = (parameter(), parameter(), parameter());
         let settings = AdamWSettings { weight_decay: 0.1, ..AdamWSettings::default() };
-        let optimizer = |parameter: &Parameter| AdamW::new(&[parameter], settings, Decayed::All).unwrap();
+        let optimizer = |parameter: &Parameter| AdamW::new(&[parameter], settings, |_| Group::PLAIN).unwrap();
         let (mut uninterrupted, mut before, mut after) =
             (optimizer(&whole), optimizer(&first_half), optimizer(&second_half));
         (0..6).for_each(|_| step(&mut uninterrupted, &whole));
@@ -265,7 +253,7 @@ mod tests {
     #[test]
     fn a_state_of_other_parameters_is_refused_by_name_and_changes_nothing() {
         let parameter = parameter();
-        let mut optimizer = AdamW::new(&[&parameter], AdamWSettings::default(), Decayed::All).unwrap();
+        let mut optimizer = AdamW::new(&[&parameter], AdamWSettings::default(), |_| Group::PLAIN).unwrap();
         let mut state = optimizer.state();
         state.remove("second.weight");
         let error = optimizer.restore(&state, 1).unwrap_err().to_string();

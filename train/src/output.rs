@@ -1,25 +1,27 @@
-//! The folder that a run writes: `adapter/`, `merged/`, `checkpoints/last/`, `metrics.jsonl`, `run.json`.
+//! The folder that a run writes: `adapter/`, `merged/`, `checkpoints/`, `metrics.jsonl`, `run.json`.
 //!
-//! `fit` writes through this. Weights and `run.json` are replaced whole, `metrics.jsonl` grows a line at a time
+//! `fit` writes through this; what is in a checkpoint stands in [`mod@crate::checkpoint`]. Weights and `run.json` are replaced whole, `metrics.jsonl` grows a line at a time
 //! and is flushed with each: a kill at any moment leaves what was there.
 
 use crate::evaluate::Evaluation;
-use crate::trainer::{EpochEnd, Step};
-use featherlight::model::{ModelError, create_folder, save_tensors, save_text};
+use crate::trainer::Step;
+use featherlight::model::{ModelError, create_folder, save_text};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+const METRICS: &str = "metrics.jsonl";
+
 /// The files of a run; an output folder that holds one of them holds an earlier run.
-const FILES: [&str; 5] = ["run.json", "metrics.jsonl", "adapter", "merged", "checkpoints"];
+const FILES: [&str; 5] = ["run.json", METRICS, "adapter", "merged", "checkpoints"];
 
 /// Why a run's folder could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// A run lies there already.
     #[error(
-        "{}: holds an earlier run ({found}); choose another --output, or replace it with --overwrite",
+        "{}: holds an earlier run ({found}); go on with it with --resume, replace it with --overwrite, or choose another --output",
         folder.display()
     )]
     Taken {
@@ -27,6 +29,19 @@ pub enum OutputError {
         folder: PathBuf,
         /// What is there.
         found: &'static str,
+    },
+    /// The record of the run that goes on is shorter than it was.
+    #[error(
+        "{}: is shorter than at the last checkpoint ({found} of {wanted} bytes): put the whole file back, or begin anew with --overwrite",
+        file.display()
+    )]
+    Shortened {
+        /// `metrics.jsonl`.
+        file: PathBuf,
+        /// Its length.
+        found: u64,
+        /// Its length at the checkpoint.
+        wanted: u64,
     },
     /// The system refused.
     #[error("{}: {source}", file.display())]
@@ -68,13 +83,62 @@ impl Output {
             }
         }
         create_folder(folder)?;
-        let path = folder.join("metrics.jsonl");
+        Self::open(folder)
+    }
+
+    /// Opens the folder of a run that goes on: what `metrics.jsonl` held beyond `metrics_bytes` is cut off.
+    ///
+    /// # Errors
+    /// If the file is shorter than that, or the system refuses.
+    pub fn resume(folder: &Path, metrics_bytes: u64) -> Result<Self, OutputError> {
+        let output = Self::open(folder)?;
+        let failed = |source| OutputError::Io { file: folder.join(METRICS), source };
+        let found = output.metrics.metadata().map_err(failed)?.len();
+        if found < metrics_bytes {
+            let file = folder.join(METRICS);
+            return Err(OutputError::Shortened { file, found, wanted: metrics_bytes });
+        }
+        output.metrics.set_len(metrics_bytes).map_err(failed)?;
+        Ok(output)
+    }
+
+    fn open(folder: &Path) -> Result<Self, OutputError> {
+        let path = folder.join(METRICS);
         let metrics = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .map_err(|source| OutputError::Io { file: path, source })?;
         Ok(Self { folder: folder.to_owned(), metrics })
+    }
+
+    /// Whether `folder` holds anything of a run.
+    pub fn holds_run(folder: &Path) -> bool {
+        FILES.iter().any(|name| folder.join(name).symlink_metadata().is_ok())
+    }
+
+    /// The length of `metrics.jsonl`, once it is on the disk.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn metrics_bytes(&self) -> Result<u64, OutputError> {
+        let length = self.metrics.sync_data().and_then(|()| self.metrics.metadata()).map(|found| found.len());
+        length.map_err(|source| OutputError::Io { file: self.folder.join(METRICS), source })
+    }
+
+    /// `checkpoints/last/`: what `--resume` goes on from.
+    pub fn last(folder: &Path) -> PathBuf {
+        folder.join("checkpoints/last")
+    }
+
+    /// `checkpoints/best/`: after the epoch with the best evaluation so far.
+    pub fn best(folder: &Path) -> PathBuf {
+        folder.join("checkpoints/best")
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// `adapter/`.
@@ -113,6 +177,7 @@ impl Output {
             "lr": step.learning_rate,
             "grad_norm": step.grad_norm,
             "images_per_second": step.images_per_second(),
+            "waiting": if step.seconds > 0.0 { step.waiting / step.seconds } else { 0.0 },
         }))
     }
 
@@ -130,23 +195,6 @@ impl Output {
         }))
     }
 
-    /// Replaces `checkpoints/last/checkpoint.safetensors`: the trained parameters, the optimiser's moments, and in its
-    /// metadata `epoch`, `step` and `optimizer_steps`. One file, so that the parts cannot be of different ages.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn checkpoint(&self, end: &EpochEnd<'_>) -> Result<(), OutputError> {
-        let folder = self.folder.join("checkpoints/last");
-        create_folder(&folder)?;
-        let metadata = [
-            ("epoch", end.epoch.to_string()),
-            ("step", end.step.to_string()),
-            // Fewer than `step` where windows could not be read; the moments' bias correction counts these.
-            ("optimizer_steps", end.optimizer.steps().to_string()),
-        ];
-        Ok(save_tensors(end.optimizer.state(), &metadata, &folder.join("checkpoint.safetensors"))?)
-    }
-
     /// Replaces `run.json`.
     ///
     /// # Errors
@@ -156,7 +204,7 @@ impl Output {
     }
 
     fn line(&mut self, value: &Value) -> Result<(), OutputError> {
-        let failed = |source| OutputError::Io { file: self.folder.join("metrics.jsonl"), source };
+        let failed = |source| OutputError::Io { file: self.folder.join(METRICS), source };
         // One write: a kill leaves whole lines.
         self.metrics.write_all(format!("{value}\n").as_bytes()).map_err(failed)
     }
@@ -208,14 +256,31 @@ mod tests {
             grad_norm: 2.0,
             photos: 8,
             seconds: 2.0,
+            waiting: 0.5,
         };
         output.step(&step).unwrap();
         let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
         let line: Value = serde_json::from_str(text.strip_suffix('\n').unwrap()).unwrap();
         let expected = json!({
             "step": 3, "epoch": 0.5, "loss": 1.25, "lr": 1e-3, "grad_norm": 2.0, "images_per_second": 4.0,
+            "waiting": 0.25,
         });
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn what_was_written_after_a_checkpoint_is_cut_off_and_a_shorter_record_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, "{\"step\":1}\n{\"st").unwrap();
+        let mut output = Output::resume(folder.path(), 11).unwrap();
+        output.line(&json!({ "step": 2 })).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
+        assert_eq!(output.metrics_bytes().unwrap(), 22);
+        assert!(matches!(
+            Output::resume(folder.path(), 23),
+            Err(OutputError::Shortened { found: 22, wanted: 23, .. })
+        ));
     }
 
     #[cfg(target_os = "linux")]

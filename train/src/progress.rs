@@ -16,13 +16,15 @@ pub struct Progress {
     started: Instant,
     last_line: Instant,
     total: u64,
+    /// Units of these that were done before the start.
+    skipped: u64,
 }
 
 impl Default for Progress {
     fn default() -> Self {
         let now = Instant::now();
         // indicatif draws on standard error, only on a terminal, and not before there is something to show.
-        Self { bar: ProgressBar::new(0), started: now, last_line: now, total: 0 }
+        Self { bar: ProgressBar::new(0), started: now, last_line: now, total: 0, skipped: 0 }
     }
 }
 
@@ -35,9 +37,16 @@ impl Progress {
         }
         self.bar.set_length(total);
         self.bar.reset_eta();
-        self.total = total;
+        (self.total, self.skipped) = (total, 0);
         self.started = Instant::now();
         self.last_line = self.started;
+    }
+
+    /// `units` lie behind us from the start: a run that goes on.
+    pub fn skip(&mut self, units: u64) {
+        self.skipped = units;
+        self.bar.set_position(units);
+        self.bar.reset_eta();
     }
 
     /// A line above the bar.
@@ -62,7 +71,10 @@ impl Progress {
     /// An optimiser step was made.
     pub fn stepped(&mut self, step: &Step) {
         let speed = step.images_per_second();
-        let message = format!("loss {:.4} · lr {:.2e} · {speed:.1} img/s", step.loss, step.learning_rate);
+        let message = format!(
+            "epoch {:.2} · loss {:.4} · lr {:.2e} · {speed:.1} img/s",
+            step.epoch, step.loss, step.learning_rate
+        );
         self.reached(step.step, &message);
     }
 
@@ -100,7 +112,8 @@ impl Progress {
 
     fn time_left(&self, done: u64) -> HumanDuration {
         let remaining = self.total.saturating_sub(done) as f64;
-        HumanDuration(self.started.elapsed().mul_f64(remaining / done.max(1) as f64))
+        let timed = done.saturating_sub(self.skipped).max(1) as f64;
+        HumanDuration(self.started.elapsed().mul_f64(remaining / timed))
     }
 }
 

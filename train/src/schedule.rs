@@ -1,7 +1,7 @@
 //! The learning rate of every optimiser step.
 //!
-//! The trainer asks once a step. The formulas are those of Hugging Face's `get_linear_schedule_with_warmup` and
-//! `get_cosine_schedule_with_warmup`, computed in f64 in the same order of operations, so that a run has the very same
+//! The trainer asks once a step. The formulas are those of Hugging Face's `get_linear_schedule_with_warmup`, `get_cosine_schedule_with_warmup` and
+//! `get_constant_schedule_with_warmup`, computed in f64 in the same order of operations, so that a run has the very same
 //! learning rates. There is no state: a resumed run asks for the step it is at.
 
 use std::fmt;
@@ -14,6 +14,8 @@ pub enum Decay {
     Linear,
     /// Along half a cosine wave to 0 at the last step.
     Cosine,
+    /// Not at all.
+    Constant,
 }
 
 impl FromStr for Decay {
@@ -23,6 +25,7 @@ impl FromStr for Decay {
         match text {
             "linear" => Ok(Self::Linear),
             "cosine" => Ok(Self::Cosine),
+            "constant" => Ok(Self::Constant),
             _ => Err(ScheduleError::UnknownDecay(text.to_owned())),
         }
     }
@@ -33,6 +36,7 @@ impl fmt::Display for Decay {
         f.write_str(match self {
             Self::Linear => "linear",
             Self::Cosine => "cosine",
+            Self::Constant => "constant",
         })
     }
 }
@@ -41,7 +45,7 @@ impl fmt::Display for Decay {
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ScheduleError {
     /// The name of a scheduler that does not exist here.
-    #[error("`{0}` is no scheduler: it is one of linear, cosine")]
+    #[error("`{0}` is no scheduler: it is one of linear, cosine, constant")]
     UnknownDecay(String),
     /// A warm-up that is no part of the run.
     #[error("the warm-up ratio is {0}: it must lie between 0 and 1")]
@@ -51,7 +55,7 @@ pub enum ScheduleError {
     LearningRate(f64),
 }
 
-/// Warm-up from 0 to the peak, then decay to 0.
+/// Warm-up from 0 to the peak, then decay to 0, or none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     decay: Decay,
@@ -81,7 +85,7 @@ impl Schedule {
         self.warmup_steps
     }
 
-    /// The learning rate of optimiser step `step`, counted from 0; 0 at and past the end of the run.
+    /// The learning rate of optimiser step `step`, counted from 0; past the end of the run 0 where there is a decay.
     pub fn learning_rate(&self, step: u64) -> f64 {
         self.peak * self.factor(step)
     }
@@ -92,6 +96,7 @@ impl Schedule {
         }
         let decay_steps = self.steps.saturating_sub(self.warmup_steps).max(1) as f64;
         match self.decay {
+            Decay::Constant => 1.0,
             Decay::Linear => self.steps.saturating_sub(step) as f64 / decay_steps,
             // The reference's cosine would rise again past the end of the run.
             Decay::Cosine if step >= self.steps => 0.0,

@@ -3,6 +3,7 @@
 //! Built once from the command line; `run.json` and the model card repeat it.
 
 use crate::augment::Augmentation;
+use crate::sampler::Sampling;
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
 use featherlight::model::{AdapterConfig, Architecture};
@@ -91,6 +92,10 @@ pub struct FitSettings {
     pub output: PathBuf,
     /// Whether an earlier run in `output` may be replaced.
     pub overwrite: bool,
+    /// Whether to go on with the run in `output` from its last checkpoint.
+    pub resume: bool,
+    /// Whether the result is the best epoch's weights and not the last's.
+    pub load_best_model_at_end: bool,
     /// What is trained.
     pub method: Method,
     /// Photos in a micro-batch.
@@ -110,6 +115,11 @@ pub struct FitSettings {
 }
 
 impl FitSettings {
+    /// Whether the best epoch's weights are the result: early stopping means that as well, as the last epochs brought nothing.
+    pub fn keeps_best(&self) -> bool {
+        self.load_best_model_at_end || self.trainer.early_stopping_patience.is_some()
+    }
+
     /// Every setting under the name of its flag.
     pub fn to_json(&self) -> Value {
         let trainer = &self.trainer;
@@ -134,6 +144,18 @@ impl FitSettings {
             "scheduler": trainer.scheduler.to_string(),
             "max_grad_norm": trainer.max_grad_norm,
             "label_smoothing": trainer.label_smoothing,
+            "lora_plus_ratio": trainer.learning_rates.lora_plus_ratio,
+            "layer_decay": trainer.learning_rates.layer_decay,
+            "class_weights": trainer.class_weights.to_string(),
+            "balanced_sampling": trainer.sampling == Sampling::Balanced,
+            "mixup_alpha": trainer.mixing.mixup_alpha(),
+            "cutmix_alpha": trainer.mixing.cutmix_alpha(),
+            "ema_decay": trainer.ema_decay,
+            "best_metric": trainer.best_metric.to_string(),
+            "load_best_model_at_end": self.load_best_model_at_end,
+            "early_stopping_patience": trainer.early_stopping_patience,
+            "save_every": trainer.save_every,
+            "checkpoint_activations": trainer.checkpoint_activations,
             "seed": trainer.randomness.seed(),
             "loader_threads": self.loader_threads,
             "save_dtype": self.save_dtype.as_str(),
@@ -157,8 +179,46 @@ impl FitSettings {
                 set("crop_scale", json!([least, most]));
                 set("flip_probability", json!(variation.flip_probability));
                 set("color_jitter", json!(variation.color_jitter));
+                set(
+                    "rand_augment",
+                    json!(variation.rand_augment.map(|rand_augment| rand_augment.to_string())),
+                );
+                set("random_erase", json!(variation.random_erase));
             }
         }
         json
     }
+
+    /// What a run that goes on must have in common with its beginning, each under the name of its flag. Photos and weights are not
+    /// known by where they lie.
+    pub fn made_of(&self) -> serde_json::Map<String, Value> {
+        let mut made_of = serde_json::Map::new();
+        if let Value::Object(settings) = self.to_json() {
+            let kept = settings.into_iter().filter(|(name, _)| !FREE.contains(&name.as_str()));
+            made_of.extend(kept.map(|(name, value)| (format!("--{}", name.replace('_', "-")), value)));
+        }
+        for (name, flag) in
+            [("--augment", "augmentation (--no-augment)"), ("--flip-probability", "the flip (--no-flip)")]
+        {
+            if let Some(value) = made_of.remove(name) {
+                made_of.insert(flag.to_owned(), value);
+            }
+        }
+        made_of
+    }
 }
+
+/// Settings that may be others when a run goes on: where things lie, how fast, and what is kept.
+const FREE: [&str; 11] = [
+    "data",
+    "image_root",
+    "val",
+    "model",
+    "output",
+    "loader_threads",
+    "save_dtype",
+    "device",
+    "save_every",
+    "checkpoint_activations",
+    "tensorboard",
+];

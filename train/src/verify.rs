@@ -3,7 +3,7 @@
 //! Walks every folder of a goldens root and does what the folder's files ask for: `expected_gradients.safetensors` beside a
 //! model, or a `trace.json` with its `trace.safetensors`. Tests call it as the program does.
 
-use crate::optimizer::{AdamW, AdamWSettings, Decayed};
+use crate::optimizer::{AdamW, AdamWSettings, Group};
 use crate::trainer::trained_parameters;
 use candle_core::{DType, Device, Tensor, Var};
 use featherlight::model::{AdapterConfig, Classifier, ModelError, ModelFolder, attach_new, v5_name};
@@ -295,7 +295,7 @@ fn replay(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyError> 
         eps: trace.eps,
         weight_decay: trace.weight_decay,
     };
-    let mut optimizer = AdamW::new(&parameters, settings, Decayed::All)?;
+    let mut optimizer = AdamW::new(&parameters, settings, |_| Group::PLAIN)?;
     let pixel_values = references.get("pixel_values")?.to_device(&placement.device)?;
     let (labels, tolerances) = (references.labels()?, Tolerances::of(placement));
     let mut worst = [0f64; 3];
@@ -310,7 +310,7 @@ fn replay(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyError> 
             let photos = pixel_values.narrow(0, start, trace.micro_batch)?;
             let micro_loss = cross_entropy(&model.forward(&photos, &Pass::Eval)?, labels, 0.0)?;
             loss += f64::from(micro_loss.to_scalar::<f32>()?) * scale;
-            optimizer.accumulate(&mut gradients, &micro_loss.backward()?, scale)?;
+            optimizer.accumulate(&mut gradients, micro_loss.backward()?, scale)?;
         }
         let norm = gradients.clip(trace.max_grad_norm)?;
         let (loss_difference, norm_difference) =

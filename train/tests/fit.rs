@@ -10,7 +10,7 @@ use featherlight::ops::device::{DeviceInfo, Placement, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Variation};
 use featherlight_train::destination::DestinationError;
-use featherlight_train::fit::{FitError, fit};
+use featherlight_train::fit::{FitError, FitSummary, fit};
 use featherlight_train::merge::{MergeError, merge_folder};
 use featherlight_train::progress::Progress;
 use featherlight_train::schedule::Decay;
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
@@ -56,6 +57,8 @@ fn from_scratch(model: PathBuf, output: PathBuf) -> FitSettings {
         starting_weights: StartingWeights::Random,
         output,
         overwrite: false,
+        resume: false,
+        load_best_model_at_end: false,
         method: Method::Full,
         batch_size: number(16),
         augmentation: Augmentation::Random(Variation::default()),
@@ -69,6 +72,7 @@ fn from_scratch(model: PathBuf, output: PathBuf) -> FitSettings {
             max_grad_norm: 1.0,
             label_smoothing: 0.1,
             randomness: Randomness::new(7),
+            ..TrainerSettings::default()
         },
         loader_threads: number(2),
         save_dtype: DType::F32,
@@ -93,8 +97,12 @@ fn lora(output: PathBuf) -> FitSettings {
     }
 }
 
+fn trained(settings: &FitSettings) -> Result<FitSummary, FitError> {
+    fit(settings, &AtomicBool::new(false), &mut Progress::default())
+}
+
 fn run(settings: &FitSettings) {
-    fit(settings, &mut Progress::default()).unwrap_or_else(|error| panic!("{error}"));
+    trained(settings).unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn metrics(output: &Path) -> Vec<Value> {
@@ -118,7 +126,7 @@ fn logits(folder: &ModelFolder) -> Vec<Vec<f32>> {
 fn one_seed_gives_one_run_whatever_the_number_of_loader_threads() {
     let folder = tempfile::tempdir().expect("a folder");
     let start = bare_config(folder.path());
-    let outputs = [1, 3].map(|threads| {
+    let outputs = [1, 4].map(|threads| {
         let output = folder.path().join(format!("out{threads}"));
         run(&FitSettings { loader_threads: number(threads), ..from_scratch(start.clone(), output.clone()) });
         output
@@ -126,7 +134,8 @@ fn one_seed_gives_one_run_whatever_the_number_of_loader_threads() {
     let [first, second] = outputs.each_ref().map(|output| {
         let mut lines = metrics(output);
         lines.iter_mut().for_each(|line| {
-            line.as_object_mut().expect("an object").remove("images_per_second");
+            let line = line.as_object_mut().expect("an object");
+            ["images_per_second", "waiting"].map(|time| line.remove(time));
         });
         lines
     });
@@ -216,7 +225,7 @@ fn the_sample_can_be_learnt_by_heart() {
     settings.trainer.accumulation_steps = number(1);
     settings.trainer.label_smoothing = 0.0;
     settings.trainer.learning_rate = 2e-3;
-    let summary = fit(&settings, &mut Progress::default()).unwrap_or_else(|error| panic!("{error}"));
+    let summary = trained(&settings).unwrap_or_else(|error| panic!("{error}"));
     let accuracy = summary.evaluation.expect("an evaluation").top1_accuracy();
     assert!(accuracy > 0.9, "{accuracy}");
 }
@@ -237,7 +246,7 @@ fn a_photo_that_cannot_be_read_is_left_out_and_listed() {
     let mut settings = from_scratch(bare_config(folder.path()), output.clone());
     settings.data = data;
     settings.validation = Validation::Split(0.0);
-    let summary = fit(&settings, &mut Progress::default()).unwrap_or_else(|error| panic!("{error}"));
+    let summary = trained(&settings).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((summary.unreadable, summary.evaluation), (1, None));
     let run: Value =
         serde_json::from_str(&std::fs::read_to_string(output.join("run.json")).expect("run.json"))
@@ -251,7 +260,7 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
     let mut settings = from_scratch(bare_config(folder.path()), folder.path().join("out"));
     settings.trainer.learning_rate = 1e30;
     settings.trainer.warmup_ratio = 0.0;
-    let error = fit(&settings, &mut Progress::default()).expect_err("diverged");
+    let error = trained(&settings).expect_err("diverged");
     assert!(matches!(error, FitError::Train(TrainError::Diverged { step: 2.., .. })), "{error}");
     assert!(error.to_string().contains("--learning-rate"), "{error}");
 }
@@ -269,7 +278,7 @@ fn weights_that_leave_the_numbers_in_the_last_step_replace_nothing_and_the_recor
     std::fs::create_dir_all(output.join("merged")).expect("a folder");
     std::fs::write(output.join("merged/model.safetensors"), "of an earlier run").expect("written");
     settings.overwrite = true;
-    let error = fit(&settings, &mut Progress::default()).expect_err("exploded");
+    let error = trained(&settings).expect_err("exploded");
     assert!(matches!(error, FitError::Train(TrainError::Diverged { .. })), "{error}");
     let kept = std::fs::read_to_string(output.join("merged/model.safetensors")).expect("still there");
     assert_eq!(kept, "of an earlier run");
@@ -283,7 +292,7 @@ fn a_model_inside_the_output_is_not_overwritten() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut settings = from_scratch(bare_config(folder.path()), folder.path().to_owned());
     settings.overwrite = true;
-    let error = fit(&settings, &mut Progress::default()).expect_err("refused");
+    let error = trained(&settings).expect_err("refused");
     assert!(matches!(error, FitError::ModelInOutput(_)), "{error}");
 }
 
@@ -306,7 +315,7 @@ fn a_model_that_cannot_be_trained_as_asked_is_refused_before_anything_is_written
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out");
     let refused = |settings: FitSettings, named: &str| {
-        let error = fit(&settings, &mut Progress::default()).expect_err("refused").to_string();
+        let error = trained(&settings).expect_err("refused").to_string();
         assert!(error.contains(named), "{error}");
         assert!(!output.exists(), "{error}");
     };

@@ -28,6 +28,9 @@ pub struct Bench {
     /// Steps to time, after one that is not
     #[arg(long, env = "FEATHERLIGHT_STEPS", value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub steps: u32,
+    /// Compute a block's activations anew in the backward pass instead of keeping them
+    #[arg(long, env = "FEATHERLIGHT_CHECKPOINT_ACTIVATIONS", value_parser = BoolishValueParser::new())]
+    pub checkpoint_activations: bool,
     /// Of weights, photos and dropout
     #[arg(long, env = "FEATHERLIGHT_SEED", value_name = "N", default_value = "42")]
     pub seed: u64,
@@ -50,6 +53,7 @@ impl Bench {
             config: self.config,
             batch_size: self.batch_size,
             steps: NonZeroUsize::MIN.saturating_add(self.steps as usize - 1),
+            checkpoint_activations: self.checkpoint_activations,
             randomness: Randomness::new(self.seed),
             device,
             precision,

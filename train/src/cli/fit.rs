@@ -1,17 +1,20 @@
 //! The command line of `featherlight-train fit`: what a person may type, and what it means.
 
-use super::{SaveType, Where, loader_threads, not_negative, share};
+use super::{SaveType, Where, layer_decay, loader_threads, not_negative, positive, probability, share};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use featherlight::model::{AdapterConfig, parse_target};
 use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight::randomness::Randomness;
-use featherlight_train::augment::{Augmentation, CropScale, Variation};
+use featherlight_train::augment::{Augmentation, CropScale, Mixing, RandAugment, Variation};
+use featherlight_train::groups::LearningRates;
+use featherlight_train::objective::ClassWeights;
+use featherlight_train::sampler::Sampling;
 use featherlight_train::schedule::Decay;
 use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validation};
 use featherlight_train::start::StartError;
-use featherlight_train::trainer::TrainerSettings;
-use std::num::NonZeroUsize;
+use featherlight_train::trainer::{BestMetric, TrainerSettings};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 /// What is trained.
@@ -61,6 +64,12 @@ pub struct Fit {
     /// Replace an earlier run in --output
     #[arg(long, env = "FEATHERLIGHT_OVERWRITE", value_parser = BoolishValueParser::new())]
     pub overwrite: bool,
+    /// Go on with the run in --output from its last checkpoint; from the beginning where it has none yet
+    #[arg(long, env = "FEATHERLIGHT_RESUME", value_parser = BoolishValueParser::new(), conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Save a checkpoint after every N steps as well, not only after every epoch
+    #[arg(long, env = "FEATHERLIGHT_SAVE_EVERY", value_name = "N")]
+    pub save_every: Option<NonZeroU64>,
     /// What to train
     #[arg(long, env = "FEATHERLIGHT_METHOD", value_enum, default_value = "lora")]
     pub method: MethodName,
@@ -85,7 +94,7 @@ pub struct Fit {
     /// Share of the steps in which the learning rate climbs
     #[arg(long, env = "FEATHERLIGHT_WARMUP_RATIO", value_name = "X", default_value = "0.05", value_parser = share)]
     pub warmup_ratio: f64,
-    /// How the learning rate falls: linear, cosine
+    /// How the learning rate falls: linear, cosine, constant
     #[arg(long, env = "FEATHERLIGHT_SCHEDULER", value_name = "NAME", default_value = "linear")]
     pub scheduler: Decay,
     /// Norm that gradients are clipped to; 0 clips nothing
@@ -94,6 +103,30 @@ pub struct Fit {
     /// Share of the target spread over all labels
     #[arg(long, env = "FEATHERLIGHT_LABEL_SMOOTHING", value_name = "X", default_value = "0", value_parser = share)]
     pub label_smoothing: f64,
+    /// The loss of a class: none, or balanced by the number of its photos
+    #[arg(long, env = "FEATHERLIGHT_CLASS_WEIGHTS", value_name = "NAME", default_value = "none")]
+    pub class_weights: ClassWeights,
+    /// Draw as many photos of every class, with replacement
+    #[arg(long, env = "FEATHERLIGHT_BALANCED_SAMPLING", value_parser = BoolishValueParser::new())]
+    pub balanced_sampling: bool,
+    /// Learning rate of a block as a share of the one behind it, as in 0.75 [default: 1]
+    #[arg(long, env = "FEATHERLIGHT_LAYER_DECAY", value_name = "X", default_value = "1", hide_default_value = true, value_parser = layer_decay)]
+    pub layer_decay: f64,
+    /// Evaluate and save a moving average of the weights with this decay, as in 0.999
+    #[arg(long, env = "FEATHERLIGHT_EMA_DECAY", value_name = "X", value_parser = share)]
+    pub ema_decay: Option<f64>,
+    /// What tells the best epoch: top1, loss
+    #[arg(long, env = "FEATHERLIGHT_BEST_METRIC", value_name = "NAME", default_value = "top1")]
+    pub best_metric: BestMetric,
+    /// Keep the best epoch's weights instead of the last's
+    #[arg(long, env = "FEATHERLIGHT_LOAD_BEST_MODEL_AT_END", value_parser = BoolishValueParser::new())]
+    pub load_best_model_at_end: bool,
+    /// End after so many epochs without a new best one, whose weights are kept
+    #[arg(long, env = "FEATHERLIGHT_EARLY_STOPPING_PATIENCE", value_name = "N")]
+    pub early_stopping_patience: Option<NonZeroU64>,
+    /// Compute a block's activations anew in the backward pass instead of keeping them: less memory, more time
+    #[arg(long, env = "FEATHERLIGHT_CHECKPOINT_ACTIVATIONS", value_parser = BoolishValueParser::new())]
+    pub checkpoint_activations: bool,
     /// Of order, crops, fresh weights, dropout: the same seed gives the same run
     #[arg(long, env = "FEATHERLIGHT_SEED", value_name = "N", default_value = "42")]
     pub seed: u64,
@@ -126,6 +159,9 @@ pub struct Lora {
     /// Modules to adapt, by transformers' names, old or new, or all-linear [default: the maps to queries and values]
     #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',', value_parser = parse_target)]
     pub lora_target: Option<Vec<String>>,
+    /// Learning rate of LoRA's B and of vectors as a multiple of A's, as in 16 (LoRA+) [default: 1]
+    #[arg(long, env = "FEATHERLIGHT_LORA_PLUS_RATIO", value_name = "X", value_parser = positive)]
+    pub lora_plus_ratio: Option<f64>,
     /// Scale by alpha / √rank instead (rsLoRA)
     #[arg(long, env = "FEATHERLIGHT_USE_RSLORA", value_parser = BoolishValueParser::new())]
     pub use_rslora: bool,
@@ -135,7 +171,7 @@ pub struct Lora {
 #[derive(Debug, Args)]
 pub struct VariationFlags {
     /// Take training photos as they are served
-    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", value_parser = BoolishValueParser::new(), conflicts_with_all = ["crop_scale", "color_jitter", "no_flip"])]
+    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", value_parser = BoolishValueParser::new(), conflicts_with_all = ["crop_scale", "color_jitter", "no_flip", "rand_augment", "random_erase"])]
     pub no_augment: bool,
     /// Least share of a photo's area that a random crop keeps, or least,greatest [default: 0.08,1]
     #[arg(long, env = "FEATHERLIGHT_CROP_SCALE", value_name = "X[,Y]")]
@@ -143,9 +179,21 @@ pub struct VariationFlags {
     /// Vary brightness, contrast and saturation by up to this factor [default: 0]
     #[arg(long, env = "FEATHERLIGHT_COLOR_JITTER", value_name = "X", value_parser = not_negative)]
     pub color_jitter: Option<f64>,
+    /// N random changes of colour and shape a photo, of strength M from 0 to 30, as in 2,9 (RandAugment)
+    #[arg(long, env = "FEATHERLIGHT_RAND_AUGMENT", value_name = "N,M")]
+    pub rand_augment: Option<RandAugment>,
+    /// Probability that a rectangle of a photo is erased [default: 0]
+    #[arg(long, env = "FEATHERLIGHT_RANDOM_ERASE", value_name = "X", value_parser = probability)]
+    pub random_erase: Option<f64>,
     /// Never mirror a photo: for things with a left and a right
     #[arg(long, env = "FEATHERLIGHT_NO_FLIP", value_parser = BoolishValueParser::new())]
     pub no_flip: bool,
+    /// Mix each photo with another of its batch, by a share drawn from Beta(X, X) (mixup) [default: 0]
+    #[arg(long, env = "FEATHERLIGHT_MIXUP_ALPHA", value_name = "X", value_parser = not_negative)]
+    pub mixup_alpha: Option<f64>,
+    /// Paste a part of another photo of the batch, of a share drawn from Beta(X, X) (CutMix) [default: 0]
+    #[arg(long, env = "FEATHERLIGHT_CUTMIX_ALPHA", value_name = "X", value_parser = not_negative)]
+    pub cutmix_alpha: Option<f64>,
 }
 
 impl Fit {
@@ -157,6 +205,19 @@ impl Fit {
         if self.init == Init::Random && self.method != MethodName::Full {
             let method = self.lora.method(self.method)?;
             return Err(StartError::RandomNotFull(method.to_string()).to_string());
+        }
+        let learning_rates = LearningRates {
+            lora_plus_ratio: self.lora.lora_plus_ratio.unwrap_or(1.0),
+            layer_decay: self.layer_decay,
+        };
+        let has_validation = self.val.is_some() || self.val_split != Some(0.0);
+        for (flag, given) in [
+            ("--early-stopping-patience", self.early_stopping_patience.is_some()),
+            ("--load-best-model-at-end", self.load_best_model_at_end),
+        ] {
+            if given && !has_validation {
+                return Err(format!("{flag} needs photos to validate on: --val-split 0 keeps none"));
+            }
         }
         Ok(FitSettings {
             validation: match (self.val, self.val_split) {
@@ -173,11 +234,20 @@ impl Fit {
                 epochs: self.epochs,
                 accumulation_steps: self.accumulation_steps,
                 learning_rate: self.learning_rate,
+                learning_rates,
                 weight_decay: self.weight_decay,
                 warmup_ratio: self.warmup_ratio,
                 scheduler: self.scheduler,
                 max_grad_norm: self.max_grad_norm,
                 label_smoothing: self.label_smoothing,
+                class_weights: self.class_weights,
+                sampling: if self.balanced_sampling { Sampling::Balanced } else { Sampling::Shuffled },
+                mixing: self.variation.mixing()?,
+                ema_decay: self.ema_decay,
+                best_metric: self.best_metric,
+                early_stopping_patience: self.early_stopping_patience,
+                save_every: self.save_every,
+                checkpoint_activations: self.checkpoint_activations,
                 randomness: Randomness::new(self.seed),
             },
             data: self.data,
@@ -185,6 +255,8 @@ impl Fit {
             model: self.model,
             output: self.output,
             overwrite: self.overwrite,
+            resume: self.resume,
+            load_best_model_at_end: self.load_best_model_at_end,
             batch_size: self.batch_size,
             loader_threads: loader_threads(self.loader_threads),
             save_dtype: self.save_dtype.dtype(),
@@ -205,6 +277,7 @@ impl Lora {
             ("--lora-alpha", self.lora_alpha.is_some()),
             ("--lora-dropout", self.lora_dropout.is_some()),
             ("--lora-target", self.lora_target.is_some()),
+            ("--lora-plus-ratio", self.lora_plus_ratio.is_some()),
             ("--use-rslora", self.use_rslora),
         ];
         match (name, given.iter().find(|(_, given)| *given)) {
@@ -223,7 +296,12 @@ impl Lora {
 }
 
 impl VariationFlags {
-    fn augmentation(self) -> Augmentation {
+    fn mixing(&self) -> Result<Mixing, String> {
+        let (mixup, cutmix) = (self.mixup_alpha.unwrap_or(0.0), self.cutmix_alpha.unwrap_or(0.0));
+        Mixing::new(mixup, cutmix).map_err(|error| error.to_string())
+    }
+
+    fn augmentation(&self) -> Augmentation {
         if self.no_augment {
             return Augmentation::Plain;
         }
@@ -232,6 +310,8 @@ impl VariationFlags {
             crop_scale: self.crop_scale.unwrap_or(defaults.crop_scale),
             flip_probability: if self.no_flip { 0.0 } else { defaults.flip_probability },
             color_jitter: self.color_jitter.unwrap_or(defaults.color_jitter),
+            rand_augment: self.rand_augment,
+            random_erase: self.random_erase.unwrap_or(defaults.random_erase),
         })
     }
 }
@@ -272,6 +352,10 @@ mod tests {
             (&["--init", "random"], "--method full"),
             (&["--no-augment", "--crop-scale", "0.4"], "--crop-scale"),
             (&["--val", "v", "--val-split", "0.1"], "--val-split"),
+            (&["--resume", "--overwrite"], "--overwrite"),
+            (&["--no-augment", "--rand-augment", "2,9"], "--rand-augment"),
+            (&["--val-split", "0", "--early-stopping-patience", "3"], "--early-stopping-patience"),
+            (&["--method", "full", "--lora-plus-ratio", "16"], "--lora-plus-ratio"),
         ] {
             let error = fit(flags).unwrap_err();
             assert!(error.contains(named), "{flags:?}: {error}");
@@ -287,6 +371,13 @@ mod tests {
             (["--epochs", "0"], "1"),
             (["--batch-size", "0"], "non-zero"),
             (["--scheduler", "step"], "linear, cosine"),
+            (["--best-metric", "f1"], "top1, loss"),
+            (["--class-weights", "sqrt"], "none, balanced"),
+            (["--layer-decay", "0"], "above 0"),
+            (["--rand-augment", "2,31"], "30"),
+            (["--random-erase", "1.5"], "from 0 to 1"),
+            (["--ema-decay", "1"], "up to, but not, 1"),
+            (["--lora-plus-ratio", "0"], "above 0"),
             (["--crop-scale", "2"], "at most 1"),
             (["--device", "gpu"], "auto, cpu, cuda"),
             (["--device", "cuda:0,1"], "a single device"),

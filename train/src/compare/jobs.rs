@@ -1,10 +1,10 @@
 //! The runs that a plan comes to, each checked as far as it can be without training: a slip in the sixth variant is said
 //! before the first begins.
 
-use super::fingerprint;
 use super::flags::FitCommand;
 use super::plan::{Plan, Variant};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
+use crate::fingerprint;
 use crate::settings::{FitSettings, Validation};
 use crate::split::{SplitError, stratified};
 use crate::start::{StartError, StartingModel};

@@ -8,7 +8,6 @@
 pub mod csv;
 pub mod figures;
 pub mod file;
-pub mod fingerprint;
 pub mod flags;
 pub mod html;
 pub mod jobs;
@@ -32,7 +31,6 @@ use run::{Lock, RunError, Runner};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// What a comparison was told.
@@ -105,19 +103,6 @@ pub enum CompareError {
     /// The CSV.
     #[error(transparent)]
     Csv(#[from] ::csv::Error),
-}
-
-/// A flag that SIGINT, SIGTERM and SIGHUP raise from now on, instead of ending the process.
-///
-/// # Errors
-/// If the system refuses.
-pub fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    Ok(stop)
 }
 
 impl<'a> Comparison<'a> {

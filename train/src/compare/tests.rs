@@ -6,7 +6,6 @@ use super::jobs::Job;
 use super::plan::Plan;
 use super::result::{MeasuredOn, RunResult};
 use crate::augment::Augmentation;
-use crate::schedule::Decay;
 use crate::settings::{FitSettings, Method, StartingWeights, Validation};
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
@@ -31,6 +30,8 @@ pub fn a_job(name: &str) -> Job {
             starting_weights: StartingWeights::Pretrained,
             output: name.into(),
             overwrite: true,
+            resume: false,
+            load_best_model_at_end: false,
             method: Method::Head,
             batch_size: NonZeroUsize::MIN,
             augmentation: Augmentation::Plain,
@@ -38,12 +39,9 @@ pub fn a_job(name: &str) -> Job {
                 epochs: 2,
                 accumulation_steps: NonZeroUsize::MIN,
                 learning_rate: 1e-3,
-                weight_decay: 0.0,
                 warmup_ratio: 0.0,
-                scheduler: Decay::Linear,
-                max_grad_norm: 1.0,
-                label_smoothing: 0.0,
                 randomness: Randomness::new(1),
+                ..TrainerSettings::default()
             },
             loader_threads: NonZeroUsize::MIN,
             save_dtype: DType::F32,

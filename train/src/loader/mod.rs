@@ -169,6 +169,16 @@ impl Loader {
         self.shared.samples.len()
     }
 
+    /// Photos in a batch.
+    pub fn batch_size(&self) -> usize {
+        self.shared.settings.batch_size.get()
+    }
+
+    /// The class of each photo, an index into the data set's labels.
+    pub fn labels(&self) -> Vec<u32> {
+        self.shared.samples.iter().map(|sample| sample.label_index).collect()
+    }
+
     /// The number of batches that `photos` photos make.
     pub fn batches(&self, photos: usize) -> usize {
         photos.div_ceil(self.shared.settings.batch_size.get())

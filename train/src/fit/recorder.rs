@@ -1,0 +1,249 @@
+//! The record of a run under way: everything that happens in it is shown and written here.
+
+use super::FitError;
+use crate::card::model_card;
+use crate::checkpoint::{Checkpoint, Record};
+use crate::evaluate::Evaluation;
+use crate::output::{Output, peak_memory};
+use crate::progress::Progress;
+use crate::settings::{FitSettings, Method};
+use crate::start::StartingModel;
+use crate::trainer::{EpochEnd, Observer, Outcome, Snapshot, Step, trained_parameters};
+use candle_core::{DType, Device, Var};
+use featherlight::image::Processor;
+use featherlight::model::{
+    Classifier, Config, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
+};
+use featherlight::ops::device::Placement;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a run begins with.
+pub(super) struct Start<'a> {
+    pub(super) settings: &'a FitSettings,
+    /// The model that the run started from.
+    pub(super) folder: &'a ModelFolder,
+    pub(super) config: &'a Config,
+    pub(super) processor: &'a Processor,
+    pub(super) run_file: Value,
+    /// See [`Checkpoint::made_of`].
+    pub(super) made_of: Value,
+}
+
+/// Shows, writes and saves.
+pub(super) struct Recorder<'a> {
+    start: Start<'a>,
+    output: Output,
+    progress: &'a mut Progress,
+    stop: &'a AtomicBool,
+    started: Instant,
+    /// As of now, less the time since `started`.
+    record: Record,
+    /// Whether the epoch that just ended was the best so far.
+    is_best: bool,
+    evaluation: Option<Evaluation>,
+}
+
+impl<'a> Recorder<'a> {
+    /// The record of a new run, or of one that goes on.
+    ///
+    /// # Errors
+    /// If the output folder cannot be used.
+    pub(super) fn open(
+        start: Start<'a>,
+        record: Option<Record>,
+        stop: &'a AtomicBool,
+        progress: &'a mut Progress,
+    ) -> Result<Self, FitError> {
+        let FitSettings { output, overwrite, resume, .. } = start.settings;
+        let output = match &record {
+            Some(record) => Output::resume(output, record.metrics_bytes)?,
+            // A run that was ended before its first checkpoint is replaced by the one that was asked to go on with it.
+            None => Output::create(output, *overwrite || *resume)?,
+        };
+        let record = record.unwrap_or_default();
+        let (started, evaluation) = (Instant::now(), None);
+        Ok(Self { start, output, progress, stop, started, record, is_best: false, evaluation })
+    }
+
+    /// The first of `total` steps comes after `done`.
+    pub(super) fn begin(&mut self, total: u64, done: u64) -> Result<(), FitError> {
+        self.write_run_file("running", &[])?;
+        self.progress.start(total, "steps");
+        self.progress.skip(done);
+        Ok(())
+    }
+
+    /// The training is over, one way or the other.
+    pub(super) fn trained(
+        &mut self,
+        trained: Result<Outcome, FitError>,
+        unreadable: &[Value],
+    ) -> Result<Outcome, FitError> {
+        self.progress.finish();
+        let (state, error) = match trained {
+            Ok(Outcome::Interrupted { step }) => ("interrupted", FitError::Interrupted { step }),
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => ("failed", error),
+        };
+        self.start.run_file["error"] = json!(error.to_string());
+        // What went wrong first is said: a full disk would have the last word otherwise.
+        if let Err(other) = self.write_run_file(state, unreadable) {
+            tracing::warn!("{other}");
+        }
+        Err(error)
+    }
+
+    /// Whether the weights as they are have been evaluated.
+    pub(super) fn has_evaluation(&self) -> bool {
+        self.evaluation.is_some()
+    }
+
+    /// The last evaluation.
+    pub(super) fn evaluation(&self) -> Option<&Evaluation> {
+        self.evaluation.as_ref()
+    }
+
+    /// Notes an evaluation.
+    pub(super) fn evaluated(&mut self, evaluation: &Evaluation) {
+        self.start.run_file["evaluation"] = evaluation.to_json(&self.start.config.labels);
+        self.evaluation = Some(evaluation.clone());
+    }
+
+    /// Seconds of the run so far.
+    pub(super) fn seconds(&self) -> f64 {
+        self.record.seconds + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Saves the weights that the run came to, which are those after the epoch `kept` where they are not the last.
+    pub(super) fn keep(
+        &mut self,
+        trained: Box<dyn Classifier>,
+        kept: Option<u64>,
+        unreadable: &[Value],
+    ) -> Result<(), FitError> {
+        self.start.run_file["kept_epoch"] = json!(kept);
+        match &self.start.settings.method {
+            Method::Lora(_) => self.save_adapter(&*trained)?,
+            Method::Full | Method::Head => self.output.remove_adapter()?,
+        }
+        let mut whole = self.in_full(&*trained)?.unwrap_or(trained);
+        merge(&mut *whole).map_err(FitError::Merge)?;
+        self.save_merged(&*whole)?;
+        self.write_run_file("completed", unreadable)
+    }
+
+    fn save_adapter(&self, model: &dyn Classifier) -> Result<(), FitError> {
+        let Method::Lora(adapter) = &self.start.settings.method else { return Ok(()) };
+        let base = self.start.settings.model.to_string_lossy();
+        Ok(save_adapter(model, adapter, &base, self.start.config, &self.output.adapter())?)
+    }
+
+    /// The trained model with every weight in f32, on the CPU, where the one that was trained has frozen weights in fewer
+    /// bits: those are read again, for what is saved must not be poorer than what the run started from. `None` where the
+    /// trained model can be saved as it is.
+    fn in_full(&self, trained: &dyn Classifier) -> Result<Option<Box<dyn Classifier>>, FitError> {
+        if trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
+            return Ok(None);
+        }
+        let labels = &self.start.config.labels;
+        let StartingModel { classifier, .. } =
+            StartingModel::build(self.start.folder, labels, self.start.settings, &Placement::CPU)?;
+        let (to, from) = (trained_parameters(&*classifier), trained_parameters(trained));
+        for (to, from) in to.into_iter().zip(from) {
+            let copy = || Var::from_tensor(to.tensor())?.set(&from.tensor().to_device(&Device::Cpu)?);
+            copy().map_err(FitError::Merge)?;
+        }
+        Ok(Some(classifier))
+    }
+
+    fn save_merged(&self, classifier: &dyn Classifier) -> Result<(), FitError> {
+        let folder = self.output.merged();
+        let save = |dtype| save_model(classifier, self.start.config, self.start.processor, dtype, &folder);
+        match save(self.start.settings.save_dtype) {
+            // What a run has learnt is not lost to the size of its numbers.
+            Err(error @ ModelError::Overflow { .. }) => {
+                tracing::warn!("{error}; it is written in f32");
+                save(DType::F32)?;
+            }
+            saved => saved?,
+        }
+        let card = model_card(
+            self.start.settings,
+            &self.start.config.labels,
+            &self.start.run_file,
+            self.evaluation.as_ref(),
+        );
+        Ok(save_text(&card, &folder.join("README.md"))?)
+    }
+
+    fn write_run_file(&mut self, state: &str, unreadable: &[Value]) -> Result<(), FitError> {
+        let (seconds, (stepping, waiting)) = (self.seconds(), self.record.step_seconds);
+        let run_file = &mut self.start.run_file;
+        run_file["state"] = json!(state);
+        run_file["seconds"] = json!(seconds);
+        run_file["waiting_for_photos"] = json!((stepping > 0.0).then(|| waiting / stepping));
+        run_file["peak_memory_bytes"] = json!(peak_memory());
+        run_file["peak_device_memory_bytes"] = json!(self.start.settings.device.peak_memory());
+        run_file["unreadable_photos"] = json!(unreadable);
+        Ok(self.output.run(run_file)?)
+    }
+}
+
+impl Observer for Recorder<'_> {
+    type Error = FitError;
+
+    fn stepped(&mut self, step: &Step) -> Result<(), FitError> {
+        self.record.epoch_loss += step.loss * step.photos as f64;
+        self.record.epoch_photos += step.photos;
+        self.record.step_seconds.0 += step.seconds;
+        self.record.step_seconds.1 += step.waiting;
+        self.progress.stepped(step);
+        Ok(self.output.step(step)?)
+    }
+
+    fn epoch_ended(&mut self, end: &EpochEnd<'_>) -> Result<(), FitError> {
+        let (sum, photos) = (self.record.epoch_loss, self.record.epoch_photos);
+        (self.record.epoch_loss, self.record.epoch_photos) = (0.0, 0);
+        self.progress.epoch_ended(end, self.start.settings.trainer.epochs, sum / photos.max(1) as f64);
+        if let Some(evaluation) = end.evaluation {
+            self.output.evaluation(end.epoch, end.step, evaluation)?;
+            self.evaluated(evaluation);
+        }
+        self.is_best = end.is_best;
+        self.start.run_file["epochs_completed"] = json!(end.epoch);
+        match &self.start.settings.method {
+            Method::Lora(_) => self.save_adapter(end.model)?,
+            Method::Full | Method::Head => match self.in_full(end.model)? {
+                Some(whole) => self.save_merged(&*whole)?,
+                None => self.save_merged(end.model)?,
+            },
+        }
+        self.write_run_file("running", &[])
+    }
+
+    fn save(&mut self, snapshot: &Snapshot) -> Result<(), FitError> {
+        let folder = self.output.folder();
+        let (best, last) = (Output::best(folder), Output::last(folder));
+        let record = Record {
+            metrics_bytes: self.output.metrics_bytes()?,
+            seconds: self.seconds(),
+            ..self.record.clone()
+        };
+        let checkpoint =
+            Checkpoint { snapshot: snapshot.clone(), record, made_of: self.start.made_of.clone() };
+        if std::mem::take(&mut self.is_best) {
+            // The best first: a run that is killed between the two makes the same best again.
+            checkpoint.write(&best)?;
+            Checkpoint::share(&best, &last)?;
+        } else {
+            checkpoint.write(&last)?;
+        }
+        Ok(())
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
