@@ -83,6 +83,7 @@ fn lora(output: PathBuf) -> FitSettings {
         rank: 4,
         alpha: 8.0,
         rank_stabilized: false,
+        dora: false,
         dropout: 0.1,
         targets: vec!["query".to_owned(), "value".to_owned()],
     };
