@@ -242,10 +242,7 @@ impl Adapter {
     }
 
     /// How the magnitudes of a module with factors are called in the file; `None` where the adapter is no DoRA.
-    fn magnitudes_of(
-        &self,
-        keys: impl Fn(&str) -> [String; 2],
-    ) -> Result<Option<&'static str>, ModelError> {
+    fn magnitudes_of(&self, keys: impl Fn(&str) -> [String; 2]) -> Result<Option<&'static str>, ModelError> {
         let saved = |own: &str| keys(own).into_iter().find(|key| self.checkpoint.has(key));
         let found = MAGNITUDES.into_iter().find_map(|own| Some((own, saved(own)?)));
         match (found, self.config.dora) {
