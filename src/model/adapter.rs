@@ -1,12 +1,14 @@
 //! PEFT adapter folders: read under v4 and v5 names, attached to a classifier, merged, written under both.
 //!
-//! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA and rsLoRA; what PEFT can do beyond that is
+//! Called by whoever loads a model with `--adapter`, and by the trainer. LoRA, rsLoRA and DoRA; what PEFT can do beyond that is
 //! refused by name.
 
 use super::names::{ALL_LINEAR, Naming, matches_target, v5_name};
 use super::save::{create_folder, save_text, save_weights};
 use super::{Checkpoint, Classifier, Config, ModelError};
-use crate::nn::{HEAD, Initialization, LowRank, Parameter, ParameterError, Source, Trainable, Weight};
+use crate::nn::{
+    HEAD, Initialization, LowRank, Magnitude, Parameter, ParameterError, Source, Trainable, Weight, row_norms,
+};
 use crate::ops::device::Placement;
 use crate::randomness::Randomness;
 use candle_core::{DType, Tensor};
@@ -17,6 +19,12 @@ use std::path::Path;
 /// Before every name in an adapter file.
 const PREFIX: &str = "base_model.model.";
 
+/// What follows a module's name in that of its magnitudes, as PEFT saves them.
+const MAGNITUDE: &str = "lora_magnitude_vector";
+
+/// The same, and as the running model has it.
+const MAGNITUDES: [&str; 2] = [MAGNITUDE, "lora_magnitude_vector.weight"];
+
 /// What `adapter_config.json` says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
@@ -26,6 +34,8 @@ pub struct AdapterConfig {
     pub alpha: f64,
     /// Divide by √rank rather than by rank (rsLoRA; Kalajdzievski 2023).
     pub rank_stabilized: bool,
+    /// Train the magnitudes of the weights' rows as well (DoRA; Liu et al. 2024).
+    pub dora: bool,
     /// Probability of dropping an input in training.
     pub dropout: f64,
     /// Names of the adapted modules, of either naming, or [`ALL_LINEAR`]. As read from a file maybe PEFT's pattern, for people: which
@@ -67,10 +77,12 @@ impl AdapterConfig {
             Some(Value::Array(list)) => list.iter().map(|name| name.as_str().map(str::to_owned)).collect(),
             _ => None,
         };
+        let says = |field: &str| json.get(field).and_then(Value::as_bool).unwrap_or(false);
         Ok(Self {
             rank,
             alpha: alpha.ok_or_else(|| wrong("lora_alpha", "is no number".to_owned()))?,
-            rank_stabilized: json.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            rank_stabilized: says("use_rslora"),
+            dora: says("use_dora"),
             dropout: json.get("lora_dropout").and_then(Value::as_f64).unwrap_or(0.0),
             targets: targets.ok_or_else(|| {
                 wrong("target_modules", "is neither a list of module names nor a pattern".to_owned())
@@ -99,7 +111,7 @@ impl AdapterConfig {
             "peft_type": "LORA", "base_model_name_or_path": base, "bias": "none", "fan_in_fan_out": false,
             "inference_mode": true, "init_lora_weights": true, "lora_alpha": self.alpha, "lora_dropout": self.dropout,
             "modules_to_save": [HEAD], "r": self.rank, "target_modules": targets, "task_type": null,
-            "use_dora": false, "use_rslora": self.rank_stabilized,
+            "use_dora": self.dora, "use_rslora": self.rank_stabilized,
         })
     }
 }
@@ -109,7 +121,7 @@ fn refuse_unsupported(
     json: &Value,
     wrong: &dyn Fn(&'static str, String) -> ModelError,
 ) -> Result<(), ModelError> {
-    for field in ["use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"] {
+    for field in ["use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out"] {
         if json.get(field).and_then(Value::as_bool) == Some(true) {
             return Err(wrong(field, "is true, which is not supported".to_owned()));
         }
@@ -179,7 +191,8 @@ impl Adapter {
     /// Attaches the factors to the modules they name and replaces the head by the saved one.
     ///
     /// # Errors
-    /// If a tensor has another shape than the model's module, or belongs to no module: nothing in the file is ignored.
+    /// If a tensor has another shape than the model's module, or belongs to no module: nothing in the file is ignored. If there
+    /// are magnitudes without `use_dora`, or none with it.
     pub fn attach(&self, model: &mut dyn Classifier, trainable: Trainable) -> Result<(), ModelError> {
         let mut unused: std::collections::BTreeSet<String> = self.checkpoint.names().into_iter().collect();
         let failed = |source| ModelError::Parameter { file: self.checkpoint.file().into(), source };
@@ -194,12 +207,22 @@ impl Adapter {
                 // A tensor may stand under both names (see `save`).
                 keys(own).iter().for_each(|key| _ = unused.remove(key));
                 let tensor = self.either(&keys(own), shape)?;
-                parameter(&format!("{name}.{own}"), tensor, train, &placement).map_err(failed)
+                let made = if own.starts_with(MAGNITUDE) {
+                    magnitude(&name, tensor, train, &placement)
+                } else {
+                    parameter(&format!("{name}.{own}"), tensor, train, &placement)
+                };
+                made.map_err(failed)
             };
             if has("lora_A.weight") || has("lora_B.weight") {
+                let magnitude = match self.magnitudes_of(keys)? {
+                    Some(own) => Some(Magnitude::new(read(own, &shape[..1])?)),
+                    None => None,
+                };
                 linear.adapter = Some(LowRank {
                     down: read("lora_A.weight", &[self.config.rank, shape[1]])?,
                     up: read("lora_B.weight", &[shape[0], self.config.rank])?,
+                    magnitude,
                     scale: self.config.scale(),
                     dropout: self.config.dropout as f32,
                     layer: layer as u64,
@@ -213,20 +236,37 @@ impl Adapter {
             }
         }
         match unused.first() {
-            Some(key) => Err(ModelError::Damaged {
-                file: self.checkpoint.file().into(),
-                problem: format!("tensor `{key}` belongs to no module of this model"),
-            }),
+            Some(key) => Err(self.damaged(format!("tensor `{key}` belongs to no module of this model"))),
             None => Ok(()),
         }
     }
 
+    /// How the magnitudes of a module with factors are called in the file; `None` where the adapter is no DoRA.
+    fn magnitudes_of(&self, keys: impl Fn(&str) -> [String; 2]) -> Result<Option<&'static str>, ModelError> {
+        let saved = |own: &str| keys(own).into_iter().find(|key| self.checkpoint.has(key));
+        let found = MAGNITUDES.into_iter().find_map(|own| Some((own, saved(own)?)));
+        match (found, self.config.dora) {
+            (Some((own, _)), true) => Ok(Some(own)),
+            (None, false) => Ok(None),
+            (Some((_, key)), false) => Err(self.damaged(format!(
+                "tensor `{key}` holds magnitudes of DoRA, but use_dora in adapter_config.json is not true"
+            ))),
+            (None, true) => Err(self.damaged(format!(
+                "no tensor `{}`, but use_dora in adapter_config.json is true",
+                keys(MAGNITUDE)[0]
+            ))),
+        }
+    }
+
+    fn damaged(&self, problem: String) -> ModelError {
+        ModelError::Damaged { file: self.checkpoint.file().into(), problem }
+    }
+
     /// The tensor of a module under its v4 or its v5 name; under both, they must agree.
     fn either(&self, keys: &[String; 2], shape: &[usize]) -> Result<Tensor, ModelError> {
-        let file = || self.checkpoint.file().into();
         let read = |key: &String| {
             let tensor = self.checkpoint.tensor(key, shape, Initialization::Constant(0.0));
-            tensor.map_err(|source| ModelError::Parameter { file: file(), source })
+            tensor.map_err(|source| ModelError::Parameter { file: self.checkpoint.file().into(), source })
         };
         let [v4, v5] = keys;
         if v4 == v5 || !self.checkpoint.has(v5) {
@@ -238,10 +278,8 @@ impl Adapter {
             let other = read(v4)?;
             let same = values(&tensor).and_then(|a| values(&other).map(|b| a == b));
             if !matches!(same, Ok(true)) {
-                return Err(ModelError::Damaged {
-                    file: file(),
-                    problem: format!("tensors `{v4}` and `{v5}` are one tensor under two names, but differ"),
-                });
+                let problem = format!("tensors `{v4}` and `{v5}` are one tensor under two names, but differ");
+                return Err(self.damaged(problem));
             }
         }
         Ok(tensor)
@@ -249,7 +287,7 @@ impl Adapter {
 }
 
 /// Attaches fresh, trainable factors to every module that `config` targets: A uniform within ±1/√in, B zero (PEFT's
-/// initialisation), so that the model's logits are unchanged.
+/// initialisation), and with DoRA the magnitudes that the weights have, so that the model's logits are unchanged.
 ///
 /// # Errors
 /// If a target matches no module; the message lists what there is.
@@ -267,19 +305,25 @@ pub fn attach_new(
         let Weight::Dense(weight) = &linear.weight;
         let (outputs, inputs) = (weight.tensor().dims()[0], weight.tensor().dims()[1]);
         let placement = weight.placement();
+        let failed = |source| ModelError::Parameter { file: "adapter".into(), source };
+        let unreadable = |source| failed(ParameterError::Unreadable { name: name.clone(), source });
         let fresh = |own: &str, shape: [usize; 2], initialization: Initialization| {
             let name = format!("{name}.{own}");
-            let tensor = initialization.tensor(randomness, &name, &shape);
-            let placed = tensor.and_then(|tensor| Parameter::new(name.clone(), tensor, true, &placement));
-            placed.map_err(|source| {
-                let source = ParameterError::Unreadable { name: name.clone(), source };
-                ModelError::Parameter { file: "adapter".into(), source }
-            })
+            let tensor = initialization.tensor(randomness, &name, &shape).map_err(unreadable)?;
+            parameter(&name, tensor, true, &placement).map_err(failed)
+        };
+        let magnitude = match config.dora {
+            true => {
+                let norms = row_norms(weight.tensor()).map_err(unreadable)?;
+                Some(Magnitude::new(magnitude(&name, norms, true, &placement).map_err(failed)?))
+            }
+            false => None,
         };
         let bound = 1.0 / (inputs as f32).sqrt();
         linear.adapter = Some(LowRank {
             down: fresh("lora_A.weight", [config.rank, inputs], Initialization::Uniform(bound))?,
             up: fresh("lora_B.weight", [outputs, config.rank], Initialization::Constant(0.0))?,
+            magnitude,
             scale: config.scale(),
             dropout: config.dropout as f32,
             layer: layer as u64,
@@ -318,8 +362,19 @@ fn parameter(
         .map_err(|source| ParameterError::Unreadable { name: name.to_owned(), source })
 }
 
-/// Adds every adapter's `scale · B · A` to its weight and detaches it. The model must lie in f32: a sum rounded to fewer bits
-/// would be another model than the adapter's.
+/// The magnitudes of `module`. Kept in f32 whatever the layers compute in: a step moves them by less than 16 bits tell apart.
+fn magnitude(
+    module: &str,
+    tensor: Tensor,
+    trainable: bool,
+    placement: &Placement,
+) -> Result<Parameter, ParameterError> {
+    let placement = Placement { dtype: DType::F32, ..placement.clone() };
+    parameter(&format!("{module}.{MAGNITUDE}"), tensor, trainable, &placement)
+}
+
+/// Changes every adapted weight as its adapter says ([`LowRank::merged_into`]) and detaches the adapter. The model must lie in
+/// f32: a sum rounded to fewer bits would be another model than the adapter's.
 ///
 /// # Errors
 /// candle's; or where the weights are not f32.
@@ -334,7 +389,7 @@ pub fn merge(model: &mut dyn Classifier) -> candle_core::Result<()> {
                 weight.tensor().dtype()
             )
         }
-        let merged = (weight.tensor() + adapter.delta()?)?.detach();
+        let merged = adapter.merged_into(weight.tensor())?.detach();
         let placement = weight.placement();
         linear.weight = Weight::Dense(Parameter::new(weight.name().to_owned(), merged, false, &placement)?);
     }

@@ -67,7 +67,7 @@ impl Inspection {
         Ok(())
     }
 
-    /// Counts what `adapter` trained: its factors, and the head where it brings one.
+    /// Counts what `adapter` trained: its factors (and magnitudes), and the head where it brings one.
     ///
     /// # Errors
     /// If it does not fit the model: a tensor that belongs to no module, or has another shape.
@@ -95,8 +95,10 @@ impl Inspection {
             figures.insert("trainable_parameters".to_owned(), json!(trainable));
         }
         if let (Some(adapter), Some(figures)) = (&self.adapter, figures.as_object_mut()) {
-            let AdapterConfig { rank, alpha, rank_stabilized, targets, .. } = adapter;
-            let adapter = json!({ "rank": rank, "alpha": alpha, "rank_stabilized": rank_stabilized, "targets": targets });
+            let AdapterConfig { rank, alpha, rank_stabilized, dora, targets, .. } = adapter;
+            let adapter = json!({
+                "rank": rank, "alpha": alpha, "rank_stabilized": rank_stabilized, "dora": dora, "targets": targets
+            });
             figures.insert("adapter".to_owned(), adapter);
         }
         figures
@@ -124,8 +126,13 @@ impl fmt::Display for Inspection {
             let share = 100.0 * trainable as f64 / self.parameters as f64;
             writeln!(f, "trainable parameters  {} ({share:.2} % of the parameters)", grouped(trainable))?;
         }
-        if let Some(AdapterConfig { rank, alpha, rank_stabilized, targets, .. }) = &self.adapter {
-            let kind = if *rank_stabilized { "rsLoRA" } else { "LoRA" };
+        if let Some(AdapterConfig { rank, alpha, rank_stabilized, dora, targets, .. }) = &self.adapter {
+            let kind = match (dora, rank_stabilized) {
+                (false, false) => "LoRA",
+                (false, true) => "rsLoRA",
+                (true, false) => "DoRA",
+                (true, true) => "DoRA with rsLoRA",
+            };
             let targets = targets.join(", ");
             writeln!(f, "adapter               {kind}, rank {rank}, alpha {alpha}, targets {targets}")?;
         }

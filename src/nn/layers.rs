@@ -1,8 +1,8 @@
 //! The linear map with its adapter, and the layer norm.
 
-use super::{Builder, Initialization, Parameter, ParameterError, Pass};
+use super::{Builder, Initialization, Magnitude, Parameter, ParameterError, Pass};
 use crate::ops::{self, Residual};
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 /// How a weight is stored; how it is adapted is another thing ([`LowRank`]).
 #[derive(Clone, Debug)]
@@ -11,13 +11,15 @@ pub enum Weight {
     Dense(Parameter),
 }
 
-/// A low-rank adapter (Hu et al. 2021): `y += scale · B · A · dropout(x)`.
+/// A low-rank adapter (Hu et al. 2021): `y += scale · B · A · dropout(x)`; with magnitudes, DoRA.
 #[derive(Clone, Debug)]
 pub struct LowRank {
     /// A, `[rank, in]`.
     pub down: Parameter,
     /// B, `[out, rank]`.
     pub up: Parameter,
+    /// m of DoRA, `[out]`.
+    pub magnitude: Option<Magnitude>,
     /// alpha/rank, or alpha/√rank for rsLoRA.
     pub scale: f32,
     /// Probability that a value of x is dropped in training.
@@ -27,12 +29,24 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// `scale · B · A`, `[out, in]`: what merging adds to the weight.
+    /// What becomes of `weight` `[out, in]` when the adapter is merged into it, in f32: `W + scale · B · A`, its rows brought to
+    /// their magnitudes where there are any.
     ///
     /// # Errors
     /// candle's.
-    pub fn delta(&self) -> Result<Tensor> {
-        self.up.tensor().matmul(self.down.tensor())?.affine(f64::from(self.scale), 0.0)
+    pub fn merged_into(&self, weight: &Tensor) -> Result<Tensor> {
+        let in_f32 = |tensor: &Tensor| tensor.to_dtype(DType::F32);
+        let product = in_f32(self.up.tensor())?.matmul(&in_f32(self.down.tensor())?)?;
+        let sum = (in_f32(weight)? + product.affine(f64::from(self.scale), 0.0)?)?;
+        match &self.magnitude {
+            Some(magnitude) => magnitude.applied(&sum),
+            None => Ok(sum),
+        }
+    }
+
+    /// A, B and, with DoRA, m.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        [&self.down, &self.up].into_iter().chain(self.magnitude.as_ref().map(Magnitude::vector))
     }
 }
 
@@ -77,12 +91,33 @@ impl Linear {
         let y = ops::linear(x, &weight.value()?, bias.as_ref())?;
         let Some(adapter) = &self.adapter else { return Ok(y) };
         let dropped = match pass.dropout(adapter.layer).filter(|_| adapter.dropout > 0.0) {
-            Some(stream) => ops::dropout(x, adapter.dropout, stream)?,
-            None => x.clone(),
+            Some(stream) => Some(ops::dropout(x, adapter.dropout, stream)?),
+            None => None,
         };
-        let low = ops::linear(&dropped, &adapter.down.value()?, None)?;
-        let delta = ops::linear(&low, &adapter.up.value()?, None)?;
-        ops::residual(&y, &delta, None, Residual::Constant(adapter.scale))
+        let low = ops::linear(dropped.as_ref().unwrap_or(x), &adapter.down.value()?, None)?;
+        let Some(magnitude) = &adapter.magnitude else {
+            let delta = ops::linear(&low, &adapter.up.value()?, None)?;
+            return ops::residual(&y, &delta, None, Residual::Constant(adapter.scale));
+        };
+
+        // y + (g − 1) ∘ W·x + g ∘ s·B·A·x, where both x are dropped from. As g is near 1, what is beyond it is rounded, not g.
+        let factors = magnitude.factors(weight, &adapter.down, &adapter.up, adapter.scale)?;
+        let beyond = factors.affine(1.0, -1.0)?;
+        let scales = factors.affine(f64::from(adapter.scale), 0.0)?.unsqueeze(1)?;
+        let up = adapter.up.tensor().to_dtype(DType::F32)?.broadcast_mul(&scales)?.to_dtype(y.dtype())?;
+        let (product, correction) = match (&dropped, &bias) {
+            (Some(dropped), _) => (ops::linear(dropped, &weight.value()?, None)?, None),
+            // The same x: y less its bias, which is taken out again with what the factors add.
+            (None, Some(bias)) => {
+                let correction = (beyond.neg()? * bias.to_dtype(DType::F32)?)?;
+                (y.clone(), Some(correction.to_dtype(y.dtype())?))
+            }
+            (None, None) => (y.clone(), None),
+        };
+        let beyond = beyond.to_dtype(y.dtype())?;
+        let y = ops::residual(&y, &product, Some(&beyond), Residual::Constant(1.0))?;
+        let delta = ops::linear(&low, &up, correction.as_ref())?;
+        ops::residual(&y, &delta, None, Residual::Constant(1.0))
     }
 
     /// Its own parameters, in order; an adapter's are listed with [`Linear::adapter_parameters`].
@@ -91,9 +126,9 @@ impl Linear {
         std::iter::once(weight).chain(&self.bias)
     }
 
-    /// A and B of the adapter, if there is one.
+    /// Those of the adapter, if there is one.
     pub fn adapter_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.adapter.iter().flat_map(|adapter| [&adapter.down, &adapter.up])
+        self.adapter.iter().flat_map(LowRank::parameters)
     }
 
     /// The name of the module: the weight's, less `.weight`.

@@ -8,6 +8,7 @@ mod block;
 mod continuous_position_bias;
 mod interpolation;
 mod layers;
+mod magnitude;
 mod mlp;
 mod parameter;
 mod pass;
@@ -20,6 +21,7 @@ pub use attention::{AttentionBiases, AttentionNames, AttentionSizes, SelfAttenti
 pub use block::PreNormBlock;
 pub use continuous_position_bias::ContinuousPositionBias;
 pub use layers::{LayerNorm, Linear, LowRank, Weight};
+pub use magnitude::{Magnitude, row_norms};
 pub use mlp::{Activation, Mlp, MlpSizes};
 pub use parameter::{
     Builder, HEAD, Initialization, Parameter, ParameterError, RandomSource, ShapeSource, Source, Trainable,

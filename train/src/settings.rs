@@ -170,6 +170,7 @@ impl FitSettings {
             let chosen = (!adapter.targets.is_empty()).then_some(&adapter.targets);
             set("lora_target", json!(chosen)); // null: the architecture's
             set("use_rslora", json!(adapter.rank_stabilized));
+            set("use_dora", json!(adapter.dora));
         }
         match self.augmentation {
             Augmentation::Plain => set("augment", json!(false)),

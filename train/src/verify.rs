@@ -241,6 +241,8 @@ struct TraceLora {
     r: usize,
     lora_alpha: f64,
     target_modules: Vec<String>,
+    #[serde(default)]
+    use_dora: bool,
 }
 
 impl Trace {
@@ -263,6 +265,7 @@ impl Trace {
                 rank: lora.r,
                 alpha: lora.lora_alpha,
                 rank_stabilized: false,
+                dora: lora.use_dora,
                 dropout: 0.0,
                 targets: lora.target_modules.clone(),
             };
@@ -346,6 +349,8 @@ fn replay(folder: &Path, placement: &Placement) -> Result<Verdict, VerifyError> 
 fn runtime_name(parameter: &Parameter, lora: bool) -> String {
     let (module, own) = parameter.name().rsplit_once('.').unwrap_or(("", parameter.name()));
     let (module, own) = match module.rsplit_once('.') {
+        // Of a module of its own there.
+        _ if own == "lora_magnitude_vector" => (module, format!("{own}.default.weight")),
         Some((module, factor)) if factor.starts_with("lora_") => (module, format!("{factor}.default.{own}")),
         _ if lora => (module, format!("modules_to_save.default.{own}")),
         _ => (module, own.to_owned()),

@@ -87,6 +87,7 @@ fn lora(output: PathBuf) -> FitSettings {
         rank: 4,
         alpha: 8.0,
         rank_stabilized: false,
+        dora: false,
         dropout: 0.1,
         targets: vec!["query".to_owned(), "value".to_owned()],
     };
@@ -192,9 +193,37 @@ fn lora_trains_adapters_and_a_fresh_head_and_leaves_everything_else_as_it_was() 
 
 #[test]
 fn an_adapter_on_its_base_a_merged_run_and_merge_give_the_same_logits_and_labels() {
+    adapter_merged_and_merge_agree(lora);
+}
+
+#[test]
+fn so_do_those_of_dora_whose_magnitudes_were_trained_and_counted() {
+    let output = adapter_merged_and_merge_agree(|output| {
+        let mut settings = lora(output);
+        if let Method::Lora(adapter) = &mut settings.method {
+            adapter.dora = true;
+        }
+        settings
+    });
+    let run = std::fs::read_to_string(output.path().join("out/run.json")).expect("run.json");
+    let run: Value = serde_json::from_str(&run).expect("JSON");
+    assert_eq!(run["trainable_parameters"], 3 * 2 * (4 * 96 + 48) + 48 * 10 + 10);
+    assert_eq!(run["settings"]["use_dora"], true);
+    let (base, adapter) = (tests().join("goldens/beit-tiny"), output.path().join("out/adapter"));
+    let (base, adapter) = (base.join("model.safetensors"), adapter.join("adapter_model.safetensors"));
+    let (base, adapter) = (tensors(&base), tensors(&adapter));
+    let module = "beit.encoder.layer.1.attention.attention.query";
+    let magnitudes = &adapter[&format!("base_model.model.{module}.lora_magnitude_vector")];
+    let first = featherlight::nn::row_norms(&base[&format!("{module}.weight")]).expect("norms");
+    let moved: Vec<f32> = (magnitudes - first).and_then(|change| change.abs()?.to_vec1()).expect("values");
+    assert!(moved.iter().all(|moved| (1e-5..0.1).contains(moved)), "{moved:?}");
+}
+
+/// The folder that the run is in, as `out`.
+fn adapter_merged_and_merge_agree(settings: impl Fn(PathBuf) -> FitSettings) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out");
-    let settings = lora(output.clone());
+    let settings = settings(output.clone());
     run(&settings);
 
     let open = |path: &Path| ModelFolder::open(path).unwrap_or_else(|error| panic!("{error}"));
@@ -213,6 +242,7 @@ fn an_adapter_on_its_base_a_merged_run_and_merge_give_the_same_logits_and_labels
     assert_eq!(merged.config().labels[3], "3");
     let error = merge_folder(&adapted, DType::F32, again.path(), false).expect_err("a model is there");
     assert!(matches!(error, MergeError::Destination(DestinationError::Taken(_))), "{error}");
+    folder
 }
 
 #[test]

@@ -102,7 +102,8 @@ fn flag(command: &Command, argument: &Arg) -> Option<Flag> {
         name: key(name),
         takes,
         excludes: excludes.iter().filter_map(|other| other.get_long()).map(key).collect(),
-        only_with: (name.starts_with("lora-") || name == "use-rslora").then_some(("method", "lora")),
+        only_with: (name.starts_with("lora-") || ["use-rslora", "use-dora"].contains(&name))
+            .then_some(("method", "lora")),
     })
 }
 
@@ -159,8 +160,17 @@ mod tests {
     #[test]
     fn every_setting_of_a_training_is_one_of_a_variant_and_what_all_share_is_not() {
         let fit = on_the_cpu();
-        for name in ["model", "method", "epochs", "no_augment", "device", "save_dtype", "use_rslora", "seed"]
-        {
+        for name in [
+            "model",
+            "method",
+            "epochs",
+            "no_augment",
+            "device",
+            "save_dtype",
+            "use_rslora",
+            "use_dora",
+            "seed",
+        ] {
             assert!(fit.flag(name).is_some(), "{name}");
         }
         for name in ["data", "val", "output", "overwrite", "help"] {

@@ -165,6 +165,9 @@ pub struct Lora {
     /// Scale by alpha / √rank instead (rsLoRA)
     #[arg(long, env = "FEATHERLIGHT_USE_RSLORA", value_parser = BoolishValueParser::new())]
     pub use_rslora: bool,
+    /// Train the magnitudes of the adapted weights' rows apart from their directions (DoRA)
+    #[arg(long, env = "FEATHERLIGHT_USE_DORA", value_parser = BoolishValueParser::new())]
+    pub use_dora: bool,
 }
 
 /// The flags of the augmentation.
@@ -279,12 +282,14 @@ impl Lora {
             ("--lora-target", self.lora_target.is_some()),
             ("--lora-plus-ratio", self.lora_plus_ratio.is_some()),
             ("--use-rslora", self.use_rslora),
+            ("--use-dora", self.use_dora),
         ];
         match (name, given.iter().find(|(_, given)| *given)) {
             (MethodName::Lora, _) => Ok(Method::Lora(AdapterConfig {
                 rank: self.lora_rank.unwrap_or(16) as usize,
                 alpha: self.lora_alpha.unwrap_or(16.0),
                 rank_stabilized: self.use_rslora,
+                dora: self.use_dora,
                 dropout: self.lora_dropout.unwrap_or(0.1),
                 targets: self.lora_target.unwrap_or_default(),
             })),
@@ -349,6 +354,7 @@ mod tests {
         for (flags, named) in [
             (&["--method", "full", "--lora-rank", "4"][..], "--lora-rank"),
             (&["--method", "head", "--use-rslora"], "--use-rslora"),
+            (&["--method", "full", "--use-dora"], "--use-dora"),
             (&["--init", "random"], "--method full"),
             (&["--no-augment", "--crop-scale", "0.4"], "--crop-scale"),
             (&["--val", "v", "--val-split", "0.1"], "--val-split"),
