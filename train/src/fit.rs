@@ -5,13 +5,14 @@
 
 use crate::augment::{AugmentError, Augmentation, Augmenter};
 use crate::card::model_card;
+use crate::data_check::{CheckError, Checked, Held, check};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::evaluate::Evaluation;
 use crate::loader::{self, Loader};
 use crate::output::{Output, OutputError, peak_memory};
 use crate::progress::Progress;
 use crate::settings::{FitSettings, Method, StartingWeights, Validation};
-use crate::split::{SplitError, stratified};
+use crate::split::SplitError;
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{EpochEnd, Observer, Step, TrainError, steps, train, trained_parameters};
 use candle_core::{DType, Device, Var};
@@ -22,7 +23,7 @@ use featherlight::model::{
 use featherlight::nn::Parameter;
 use featherlight::ops::device::{DeviceError, Placement};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -61,6 +62,15 @@ pub enum FitError {
     Device(#[from] DeviceError),
 }
 
+impl From<CheckError> for FitError {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Loader(error) => Self::Train(error.into()),
+            CheckError::Split(error) => Self::Split(error),
+        }
+    }
+}
+
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FitSummary {
@@ -85,26 +95,31 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     {
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
-    let (training, validation) = photos(settings, &folder.config().labels)?;
+    let loading = loader::Settings::new(settings.batch_size, settings.loader_threads);
+    let Checked { training, validation, report } =
+        photos(settings, &folder.config().labels, &loading, progress)?;
     let placement = settings.device.place(settings.precision)?;
     let StartingModel { classifier, config, processor, head } =
         StartingModel::build(&folder, &training.labels, settings, &placement)?;
-    if head == Head::Fresh && settings.starting_weights == StartingWeights::Pretrained {
-        tracing::info!(
-            labels = training.labels.len(),
-            before = folder.config().labels.len(),
+    let (labels, before) = (training.labels.len(), folder.config().labels.len());
+    match head {
+        Head::Fresh if settings.starting_weights == StartingWeights::Pretrained => tracing::info!(
+            labels,
+            before,
             "the classification head is a fresh one: the model's was missing or had another size"
-        );
+        ),
+        Head::Carried(carried) => tracing::info!(
+            labels,
+            before,
+            "the classification head is a new one: {carried} of its labels are carried over from the model, the others are fresh"
+        ),
+        Head::Fresh | Head::Kept => {}
     }
 
     let shared = Arc::new(processor.clone());
     let loader = |dataset: &Dataset, augmentation| {
         let augmenter = Augmenter::new(Arc::clone(&shared), augmentation, settings.trainer.randomness)?;
-        Ok::<_, AugmentError>(Loader::new(
-            dataset,
-            augmenter,
-            loader::Settings::new(settings.batch_size, settings.loader_threads),
-        ))
+        Ok::<_, AugmentError>(Loader::new(dataset, augmenter, loading.clone()))
     };
     let training_loader = loader(&training, settings.augmentation)?;
     let validation_loader =
@@ -131,6 +146,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         "settings": settings.to_json(),
         "architecture": config.architecture.name(),
         "labels": training.labels,
+        "data": report.to_json(),
         "training_photos": training.samples.len(),
         "validation_photos": validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
         "parameters": parameters,
@@ -162,12 +178,12 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         &mut run,
     );
     run.progress.finish();
-    let unreadable: Vec<_> = training_loader
+    let later = training_loader
         .unreadable()
         .into_iter()
         .chain(validation_loader.iter().flat_map(Loader::unreadable))
-        .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }))
-        .collect();
+        .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
+    let unreadable: Vec<_> = report.unreadable_json().into_iter().chain(later).collect();
     if let Err(error) = trained {
         run.run_file["error"] = json!(error.to_string());
         run.write_run_file("failed", &unreadable)?;
@@ -187,27 +203,32 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     })
 }
 
-/// The photos to train on, and those to validate on.
-fn photos(settings: &FitSettings, model_labels: &[String]) -> Result<(Dataset, Option<Dataset>), FitError> {
+/// The photos to train on and those to validate on, looked through; what is to be said of them is said.
+fn photos(
+    settings: &FitSettings,
+    model_labels: &[String],
+    loading: &loader::Settings,
+    progress: &mut Progress,
+) -> Result<Checked, FitError> {
     let root = settings.image_root.as_deref();
+    let say = |path: &Path, dataset: &Dataset| {
+        dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
+    };
     let all = Dataset::open(&settings.data, root, LabelSpace::Found { model: model_labels })?;
-    all.warnings().iter().for_each(|warning| tracing::warn!(data = %settings.data.display(), "{warning}"));
-    match &settings.validation {
+    say(&settings.data, &all);
+    let held = match &settings.validation {
         Validation::Set(path) => {
             let root = root.filter(|_| path.is_file());
             let validation = Dataset::open(path, root, LabelSpace::Known(&all.labels))?;
-            validation
-                .warnings()
-                .iter()
-                .for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
-            Ok((all, Some(validation)))
+            say(path, &validation);
+            Held::Set(validation)
         }
-        Validation::Split(share) => {
-            let split = stratified(&all, *share, settings.trainer.randomness)?;
-            let validation = (!split.validation.is_empty()).then(|| all.subset(&split.validation));
-            Ok((all.subset(&split.training), validation))
-        }
-    }
+        Validation::Split(share) => Held::Share(*share),
+    };
+    let checked = check(all, held, settings.trainer.randomness, loading, progress)?;
+    checked.report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    progress.say(&checked.report.summary());
+    Ok(checked)
 }
 
 /// A run under way: everything that happens in it is shown and written here.
