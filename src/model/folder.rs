@@ -6,7 +6,7 @@ use super::adapter::{Adapter, merge};
 use super::bare::BareSource;
 use super::checkpoint::Shapes;
 use super::in_memory::transfer;
-use super::replaced_head::{Head, ReplacedHead};
+use super::replaced_head::{Head, KnownLabels, ReplacedHead};
 use super::timm::TimmSource;
 use super::{
     Architecture, Checkpoint, Classifier, Config, ModelError, beit, clip, swin, swin_v2, vit, weight_files,
@@ -207,7 +207,8 @@ impl ModelFolder {
     }
 
     /// Reads the weights for a model with the labels of `config`; a head that is missing or has another size is replaced
-    /// by a fresh one (normal with `initializer_range`, bias 0).
+    /// by a fresh one (normal with `initializer_range`, bias 0). Labels that the file's head has under the same name keep
+    /// their row; one of the right size without any of them is kept whole, as transformers does.
     ///
     /// # Errors
     /// Those of [`ModelFolder::load`], for every other tensor.
@@ -220,7 +221,7 @@ impl ModelFolder {
     ) -> Result<(Box<dyn Classifier>, Head), ModelError> {
         let checkpoint = self.checkpoint()?;
         self.read(&checkpoint, &checkpoint, |source| {
-            let source = ReplacedHead::of(source, RandomSource(randomness));
+            let source = ReplacedHead::of(source, RandomSource(randomness), self.known_labels(config));
             let model = build(config, &source, trainable, placement)?;
             Ok((model, source.head()))
         })
@@ -259,11 +260,15 @@ impl ModelFolder {
         let checkpoint = self.checkpoint()?;
         let shapes = Shapes::of(&checkpoint);
         let head = self.read(&checkpoint, &shapes, |source| {
-            let source = ReplacedHead::of(source, ShapeSource);
+            let source = ReplacedHead::of(source, ShapeSource, self.known_labels(config));
             build(config, &source, Trainable::None, &Placement::CPU)?;
             Ok(source.head())
         })?;
         Ok((head, shapes.rest()))
+    }
+
+    fn known_labels(&self, config: &Config) -> Option<KnownLabels> {
+        KnownLabels::of(&self.config.labels, &config.labels)
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
@@ -382,6 +387,36 @@ mod tests {
             error.is_some_and(|error| error.contains("classifier.weight")),
             "without a head it cannot serve"
         );
+    }
+
+    #[test]
+    fn labels_that_the_model_knows_keep_their_rows_of_the_head() {
+        let folder = ModelFolder::from_files(TINY).expect("the files");
+        let own = folder.config().labels.clone();
+        let wanted = [own[4].clone(), "new".to_owned(), own[1].clone()];
+        let load = |labels: &[String]| {
+            let config = folder.config().with_labels(labels);
+            let (model, head) = folder
+                .load_for(&config, Trainable::None, Randomness::new(3), &Placement::CPU)
+                .expect("weights");
+            assert_eq!(folder.check_for(&config).expect("shapes"), head);
+            let rows = model.parameters().into_iter().filter(|parameter| is_head(parameter.name()));
+            let rows = rows.map(|parameter| {
+                let columns = parameter.tensor().elem_count() / labels.len();
+                let rows = parameter.tensor().reshape((labels.len(), columns));
+                rows.and_then(|rows| rows.to_vec2::<f32>()).expect("rows")
+            });
+            (rows.collect::<Vec<_>>(), head)
+        };
+        let (whole, kept) = load(&own);
+        let (carried, head) = load(&wanted);
+        assert_eq!((kept, head), (Head::Kept, Head::Carried(2)));
+        for (whole, carried) in whole.iter().zip(&carried) {
+            assert_eq!((&carried[0], &carried[2]), (&whole[4], &whole[1]));
+            assert!(!whole.contains(&carried[1]), "the label that nobody knows has a fresh row");
+        }
+        let (_, fresh) = load(&["new".to_owned(), "newer".to_owned()]);
+        assert_eq!(fresh, Head::Fresh);
     }
 
     #[test]

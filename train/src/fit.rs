@@ -7,6 +7,7 @@ mod recorder;
 
 use crate::augment::{AugmentError, Augmentation, Augmenter};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data_check::{CheckError, Checked, DataReport, Held, check};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::fingerprint;
@@ -14,7 +15,7 @@ use crate::loader::{self, Loader};
 use crate::output::{Output, OutputError};
 use crate::progress::Progress;
 use crate::settings::{FitSettings, StartingWeights, Validation};
-use crate::split::{SplitError, stratified};
+use crate::split::SplitError;
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{self, Outcome, TrainError, steps, train, trained_parameters};
 use featherlight::model::{Head, ModelError, ModelFolder};
@@ -22,7 +23,7 @@ use featherlight::nn::Parameter;
 use featherlight::ops::device::DeviceError;
 use recorder::{Recorder, Start};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -78,6 +79,15 @@ pub enum FitError {
     },
 }
 
+impl From<CheckError> for FitError {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Loader(error) => Self::Train(error.into()),
+            CheckError::Split(error) => Self::Split(error),
+        }
+    }
+}
+
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FitSummary {
@@ -109,30 +119,36 @@ pub fn fit(
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
     let checkpoint = find_checkpoint(settings)?;
-    let (training, validation) = photos(settings, &folder.config().labels)?;
-    let made_of = made_of(settings, &training, validation.as_ref())?;
+    Output::refuse_taken(&settings.output, settings.overwrite || settings.resume)?;
+    let loading = settings.loading();
+    let Checked { training, validation, report } =
+        photos(settings, &folder.config().labels, &loading, progress)?;
+    let made_of = made_of(settings, &training.labels, &report)?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.check(&made_of, &settings.output)?;
     }
     let placement = settings.device.place(settings.precision)?;
     let StartingModel { classifier, config, processor, head } =
         StartingModel::build(&folder, &training.labels, settings, &placement)?;
-    if head == Head::Fresh && settings.starting_weights == StartingWeights::Pretrained {
-        tracing::info!(
-            labels = training.labels.len(),
-            before = folder.config().labels.len(),
+    let (labels, before) = (training.labels.len(), folder.config().labels.len());
+    match head {
+        Head::Fresh if settings.starting_weights == StartingWeights::Pretrained => tracing::info!(
+            labels,
+            before,
             "the classification head is a fresh one: the model's was missing or had another size"
-        );
+        ),
+        Head::Carried(carried) => tracing::info!(
+            labels,
+            before,
+            "the classification head is a new one: {carried} of its labels are carried over from the model, the others are fresh"
+        ),
+        Head::Fresh | Head::Kept => {}
     }
 
     let shared = Arc::new(processor.clone());
     let loader = |dataset: &Dataset, augmentation| {
         let augmenter = Augmenter::new(Arc::clone(&shared), augmentation, settings.trainer.randomness)?;
-        Ok::<_, AugmentError>(Loader::new(
-            dataset,
-            augmenter,
-            loader::Settings::new(settings.batch_size, settings.loader_threads),
-        ))
+        Ok::<_, AugmentError>(Loader::new(dataset, augmenter, loading.clone()))
     };
     let training_loader = loader(&training, settings.augmentation)?;
     let validation_loader =
@@ -160,6 +176,7 @@ pub fn fit(
         "settings": settings.to_json(),
         "architecture": config.architecture.name(),
         "labels": training.labels,
+        "data": report.to_json(),
         "training_photos": training.samples.len(),
         "validation_photos": validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
         "parameters": parameters,
@@ -181,12 +198,12 @@ pub fn fit(
     let mut recorder = Recorder::open(start, checkpoint.map(|checkpoint| checkpoint.record), stop, progress)?;
     recorder.begin(total, trainer.step_number())?;
     let trained = train(&mut trainer, &training_loader, validation_loader.as_ref(), &mut recorder);
-    let unreadable: Vec<_> = training_loader
+    let later = training_loader
         .unreadable()
         .into_iter()
         .chain(validation_loader.iter().flat_map(Loader::unreadable))
-        .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }))
-        .collect();
+        .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
+    let unreadable: Vec<_> = report.unreadable_json().into_iter().chain(later).collect();
     let outcome = recorder.trained(trained, &unreadable)?;
 
     let last_epoch = trainer.step_number() / steps_an_epoch.max(1);
@@ -208,6 +225,7 @@ pub fn fit(
         recorder.evaluated(&evaluation);
     }
     recorder.keep(classifier, kept, &unreadable)?;
+    loading.cache.remove();
     Ok(FitSummary {
         evaluation: recorder.evaluation().cloned(),
         unreadable: unreadable.len(),
@@ -241,41 +259,40 @@ fn find_checkpoint(settings: &FitSettings) -> Result<Option<Checkpoint>, FitErro
 }
 
 /// What a run must have in common with its beginning when it goes on.
-fn made_of(
-    settings: &FitSettings,
-    training: &Dataset,
-    validation: Option<&Dataset>,
-) -> Result<Value, FitError> {
-    let listing = |dataset| fingerprint::listing(dataset).map_err(FitError::Fingerprint);
+fn made_of(settings: &FitSettings, labels: &[String], photos: &DataReport) -> Result<Value, FitError> {
     let mut made_of = settings.made_of();
-    made_of.insert("the list of labels".to_owned(), json!(training.labels));
-    made_of.insert("the set of training photos".to_owned(), json!(listing(training)?));
-    let validation = validation.map(listing).transpose()?;
-    made_of.insert("the set of validation photos".to_owned(), json!(validation));
+    made_of.insert("the list of labels".to_owned(), json!(labels));
+    made_of.insert("the set of training photos".to_owned(), json!(photos.fingerprint));
+    made_of.insert("the set of validation photos".to_owned(), json!(photos.validation_fingerprint));
     let weights = fingerprint::model(&settings.model).map_err(FitError::Fingerprint)?;
     made_of.insert("the model to start from".to_owned(), json!(weights));
     Ok(Value::Object(made_of))
 }
 
-/// The photos to train on, and those to validate on.
-fn photos(settings: &FitSettings, model_labels: &[String]) -> Result<(Dataset, Option<Dataset>), FitError> {
+/// The photos to train on and those to validate on, looked through; what is to be said of them is said.
+fn photos(
+    settings: &FitSettings,
+    model_labels: &[String],
+    loading: &loader::Settings,
+    progress: &mut Progress,
+) -> Result<Checked, FitError> {
     let root = settings.image_root.as_deref();
+    let say = |path: &Path, dataset: &Dataset| {
+        dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
+    };
     let all = Dataset::open(&settings.data, root, LabelSpace::Found { model: model_labels })?;
-    all.warnings().iter().for_each(|warning| tracing::warn!(data = %settings.data.display(), "{warning}"));
-    match &settings.validation {
+    say(&settings.data, &all);
+    let held = match &settings.validation {
         Validation::Set(path) => {
             let root = root.filter(|_| path.is_file());
             let validation = Dataset::open(path, root, LabelSpace::Known(&all.labels))?;
-            validation
-                .warnings()
-                .iter()
-                .for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
-            Ok((all, Some(validation)))
+            say(path, &validation);
+            Held::Set(validation)
         }
-        Validation::Split(share) => {
-            let split = stratified(&all, *share, settings.trainer.randomness)?;
-            let validation = (!split.validation.is_empty()).then(|| all.subset(&split.validation));
-            Ok((all.subset(&split.training), validation))
-        }
-    }
+        Validation::Split(share) => Held::Share(*share),
+    };
+    let checked = check(all, held, settings.trainer.randomness, loading, progress)?;
+    checked.report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    progress.say(&checked.report.summary());
+    Ok(checked)
 }

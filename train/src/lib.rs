@@ -1,11 +1,12 @@
 //! The offline job of Featherlight: from a folder of labelled photos to a model that can be served.
 //!
-//! A data set ([`dataset`], [`split`]) is read in the order of a [`sampler`], decoded and augmented ahead of the step by
-//! a [`loader`] ([`augment`]), and trained on ([`mod@start`], [`trainer`], [`optimizer`]) with the learning rate of a
-//! [`schedule`]. [`mod@fit`] puts a whole run together ([`settings`], [`output`], [`progress`]), [`mod@merge`], [`mod@convert`]
-//! and [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference runs, [`mod@bench`] times the trainer's
-//! steps, [`speed`] the model alone. [`mod@compare`] runs several of these jobs, each as a process of its own, and puts their
-//! figures beside each other. It uses the library `featherlight`, which never knows that this package exists.
+//! A data set ([`dataset`]) is looked through ([`data_check`]) and parted ([`split`]), read in the order of a [`sampler`],
+//! decoded and augmented ahead of the step by a [`loader`] ([`augment`]), and trained on ([`mod@start`], [`trainer`],
+//! [`optimizer`]) with the learning rate of a [`schedule`]. [`mod@fit`] puts a whole run together ([`settings`], [`output`],
+//! [`progress`]), [`mod@merge`], [`mod@convert`] and [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference
+//! runs, [`mod@bench`] times the trainer's steps, [`speed`] the model alone. [`mod@compare`] runs several of these jobs, each as a
+//! process of its own, and puts their figures beside each other. It uses the library `featherlight`, which never knows that
+//! this package exists.
 
 pub mod augment;
 pub mod bench;
@@ -13,6 +14,7 @@ mod card;
 pub mod checkpoint;
 pub mod compare;
 pub mod convert;
+pub mod data_check;
 pub mod dataset;
 pub mod destination;
 pub mod evaluate;

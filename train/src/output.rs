@@ -69,21 +69,32 @@ impl Output {
     /// # Errors
     /// An earlier run; a folder that cannot be written.
     pub fn create(folder: &Path, overwrite: bool) -> Result<Self, OutputError> {
+        Self::refuse_taken(folder, overwrite)?;
         for name in FILES {
             let path = folder.join(name);
-            let failed = |source| OutputError::Io { file: path.clone(), source };
-            match path.symlink_metadata() {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed(error)),
-                Ok(_) if !overwrite => {
-                    return Err(OutputError::Taken { folder: folder.to_owned(), found: name });
-                }
-                Ok(found) if found.is_dir() => {}
-                Ok(_) => std::fs::remove_file(&path).map_err(failed)?,
+            if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+                std::fs::remove_file(&path).map_err(|source| OutputError::Io { file: path, source })?;
             }
         }
         create_folder(folder)?;
         Self::open(folder)
+    }
+
+    /// That an earlier run in `folder` may be replaced, or that there is none; nothing is changed.
+    ///
+    /// # Errors
+    /// An earlier run, or a folder that cannot be looked into.
+    pub fn refuse_taken(folder: &Path, overwrite: bool) -> Result<(), OutputError> {
+        for name in FILES {
+            let path = folder.join(name);
+            match path.symlink_metadata() {
+                Ok(_) if overwrite => {}
+                Ok(_) => return Err(OutputError::Taken { folder: folder.to_owned(), found: name }),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(OutputError::Io { file: path, source }),
+            }
+        }
+        Ok(())
     }
 
     /// Opens the folder of a run that goes on: what `metrics.jsonl` held beyond `metrics_bytes` is cut off.
@@ -110,11 +121,6 @@ impl Output {
             .open(&path)
             .map_err(|source| OutputError::Io { file: path, source })?;
         Ok(Self { folder: folder.to_owned(), metrics })
-    }
-
-    /// Whether `folder` holds anything of a run.
-    pub fn holds_run(folder: &Path) -> bool {
-        FILES.iter().any(|name| folder.join(name).symlink_metadata().is_ok())
     }
 
     /// The length of `metrics.jsonl`, once it is on the disk.

@@ -18,13 +18,22 @@ pub struct Progress {
     total: u64,
     /// Units of these that were done before the start.
     skipped: u64,
+    /// What is counted, in words.
+    what: String,
 }
 
 impl Default for Progress {
     fn default() -> Self {
         let now = Instant::now();
         // indicatif draws on standard error, only on a terminal, and not before there is something to show.
-        Self { bar: ProgressBar::new(0), started: now, last_line: now, total: 0, skipped: 0 }
+        Self {
+            bar: ProgressBar::new(0),
+            started: now,
+            last_line: now,
+            total: 0,
+            skipped: 0,
+            what: String::new(),
+        }
     }
 }
 
@@ -35,9 +44,12 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style.progress_chars("━╸─"));
         }
+        // Another job may have used it before.
+        self.bar.reset();
+        self.bar.set_message("");
         self.bar.set_length(total);
-        self.bar.reset_eta();
         (self.total, self.skipped) = (total, 0);
+        what.clone_into(&mut self.what);
         self.started = Instant::now();
         self.last_line = self.started;
     }
@@ -64,8 +76,13 @@ impl Progress {
     }
 
     /// `units` more are done.
-    pub fn advance(&self, units: u64) {
+    pub fn advance(&mut self, units: u64) {
         self.bar.inc(units);
+        if self.bar.is_hidden() && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            let done = self.bar.position();
+            self.say(&format!("{done}/{} {} · {} left", self.total, self.what, self.time_left(done)));
+        }
     }
 
     /// An optimiser step was made.

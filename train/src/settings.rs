@@ -3,6 +3,7 @@
 //! Built once from the command line; `run.json` and the model card repeat it.
 
 use crate::augment::Augmentation;
+use crate::loader::{self, Cache, PhotoCache};
 use crate::sampler::Sampling;
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
@@ -106,6 +107,8 @@ pub struct FitSettings {
     pub trainer: TrainerSettings,
     /// Threads that decode and vary photos.
     pub loader_threads: NonZeroUsize,
+    /// Where decoded photos are kept.
+    pub cache: Cache,
     /// How weights are written.
     pub save_dtype: DType,
     /// Where the run computes.
@@ -118,6 +121,14 @@ impl FitSettings {
     /// Whether the best epoch's weights are the result: early stopping means that as well, as the last epochs brought nothing.
     pub fn keeps_best(&self) -> bool {
         self.load_best_model_at_end || self.trainer.early_stopping_patience.is_some()
+    }
+
+    /// How photos are loaded, by the check before the run and in it.
+    pub fn loading(&self) -> loader::Settings {
+        loader::Settings {
+            cache: PhotoCache::open(&self.cache),
+            ..loader::Settings::new(self.batch_size, self.loader_threads)
+        }
     }
 
     /// Every setting under the name of its flag.
@@ -158,6 +169,11 @@ impl FitSettings {
             "checkpoint_activations": trainer.checkpoint_activations,
             "seed": trainer.randomness.seed(),
             "loader_threads": self.loader_threads,
+            "cache": match &self.cache { Cache::None => "none", Cache::Ram(_) => "ram", Cache::Disk { .. } => "disk" },
+            "cache_limit": match &self.cache {
+                Cache::None => None,
+                Cache::Ram(limit) | Cache::Disk { limit, .. } => Some(limit),
+            },
             "save_dtype": self.save_dtype.as_str(),
             "device": self.device.name(),
             "dtype": self.precision.name(),
@@ -210,7 +226,9 @@ impl FitSettings {
 }
 
 /// Settings that may be others when a run goes on: where things lie, how fast, and what is kept.
-const FREE: [&str; 11] = [
+const FREE: [&str; 13] = [
+    "cache",
+    "cache_limit",
     "data",
     "image_root",
     "val",

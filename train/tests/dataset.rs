@@ -112,6 +112,39 @@ fn a_label_unknown_in_training_is_named_with_its_place() {
 }
 
 #[test]
+fn a_set_of_other_classes_than_the_known_ones_is_told_from_a_slip_in_one_label() {
+    let known = strings(&["a", "b"]);
+    let root = folder(&["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]);
+    let error = Dataset::open(root.path(), None, LabelSpace::Known(&known)).unwrap_err();
+    assert!(matches!(error, DatasetError::NoKnownLabel { .. }), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("(`cat`, `dog`)") && error.contains("(`a`, `b`)"), "{error}");
+}
+
+#[test]
+fn a_path_that_the_system_refuses_is_not_called_missing() {
+    let root = folder(&["a/1.jpg"]);
+    let too_long = root.path().join("x".repeat(5000));
+    let error = Dataset::open(&too_long, None, FOUND).unwrap_err();
+    assert!(matches!(error, DatasetError::Unreadable { .. }), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_without_permission_is_named_with_the_reason() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = folder(&["a/1.jpg", "b/1.jpg"]);
+    let closed = root.path().join("b");
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
+    // For root there are no closed folders.
+    if std::fs::read_dir(&closed).is_err() {
+        let error = Dataset::open(root.path(), None, FOUND).unwrap_err().to_string();
+        assert!(error.contains(&closed.display().to_string()) && error.contains("denied"), "{error}");
+    }
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
 fn folders_that_cannot_be_used_say_why() {
     let open = |root: &TempDir| Dataset::open(root.path(), None, FOUND).unwrap_err();
     let error = open(&folder(&["1.jpg", "2.jpg", "x.txt"]));
@@ -120,6 +153,7 @@ fn folders_that_cannot_be_used_say_why() {
     assert!(matches!(open(&folder(&[])), DatasetError::NoPhotos { photo: 0, other: 0, .. }));
     let error = open(&folder(&["only/1.jpg", "only/2.jpg"]));
     assert!(matches!(&error, DatasetError::OneClass { label, .. } if label == "only"), "{error}");
+    assert!(error.to_string().contains("add photos of another label"), "{error}");
     let error = open(&folder(&["test/a/1.jpg", "train/a/1.jpg", "val/b/2.jpg"])).to_string();
     assert!(error.contains("test, train, val") && error.ends_with("/train"), "{error}");
     let root = folder(&["a/1.jpg", "b/1.jpg"]);

@@ -11,6 +11,7 @@ use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Variation};
 use featherlight_train::destination::DestinationError;
 use featherlight_train::fit::{FitError, FitSummary, fit};
+use featherlight_train::loader::Cache;
 use featherlight_train::merge::{MergeError, merge_folder};
 use featherlight_train::progress::Progress;
 use featherlight_train::schedule::Decay;
@@ -75,6 +76,7 @@ fn from_scratch(model: PathBuf, output: PathBuf) -> FitSettings {
             ..TrainerSettings::default()
         },
         loader_threads: number(2),
+        cache: Cache::default(),
         save_dtype: DType::F32,
         device: DeviceInfo::Cpu,
         precision: Precision::F32,

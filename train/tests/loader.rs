@@ -7,11 +7,12 @@ use featherlight::image::{DecodeLimits, Processor, decode};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Augmenter, Variation};
 use featherlight_train::dataset::{Dataset, LabelSpace};
-use featherlight_train::loader::{Batch, Loader, LoaderError, Settings};
+use featherlight_train::loader::{Batch, Cache, Loader, LoaderError, PhotoCache, Settings, Times, survey};
 use featherlight_train::sampler;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 const SEED: u64 = 42;
 
@@ -38,7 +39,7 @@ fn settings(batch_size: usize, threads: usize) -> Settings {
         batch_size: NonZeroUsize::new(batch_size).unwrap(),
         threads: NonZeroUsize::new(threads).unwrap(),
         prefetch: NonZeroUsize::new(2).unwrap(),
-        cache_bytes: 0,
+        cache: PhotoCache::open(&Cache::None),
         limits: DecodeLimits::default(),
     }
 }
@@ -140,8 +141,8 @@ fn a_run_that_goes_on_in_the_middle_of_an_epoch_sees_its_rest() {
 #[test]
 fn a_cache_changes_nothing_but_the_reading() {
     let (root, data) = copied();
-    let bytes_of_half = 12 * 100 * 100 * 3;
-    let cached = loader(&data, varied(), Settings { cache_bytes: bytes_of_half, ..settings(5, 2) });
+    let half = PhotoCache::open(&Cache::Ram(12 * 100 * 100 * 3));
+    let cached = loader(&data, varied(), Settings { cache: half, ..settings(5, 2) });
     let plain = loader(&data, varied(), settings(5, 2));
     for number in 0..3 {
         let order = shuffled(number, 24);
@@ -150,6 +151,55 @@ fn a_cache_changes_nothing_but_the_reading() {
     drop(root);
     let kept = epoch(&cached, 3, shuffled(3, 24));
     assert_eq!(indices(&kept).len(), 12);
+}
+
+#[test]
+fn every_kind_of_cache_gives_the_same_batches_on_one_thread_and_on_four() {
+    let data = dataset(&photos());
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut expected = None;
+    for threads in [1, 4] {
+        // The last one finds the files of those before it.
+        for (name, limit) in [("small", 50 * 30_100), ("large", 1 << 30), ("large", 1 << 30)] {
+            let disk = Cache::Disk { folder: folder.path().join(name), limit };
+            for cache in [Cache::None, Cache::Ram(limit), disk] {
+                let settings = Settings { cache: PhotoCache::open(&cache), ..settings(7, threads) };
+                let loader = loader(&data, varied(), settings);
+                let batches: Vec<_> =
+                    (0..2).map(|number| epoch(&loader, number, shuffled(number, 120))).collect();
+                assert!(*expected.get_or_insert(batches.clone()) == batches, "{cache:?}, {threads} threads");
+            }
+        }
+    }
+    let files = |name| std::fs::read_dir(folder.path().join(name)).unwrap().count();
+    assert_eq!((files("small"), files("large")), (50, 120));
+}
+
+#[test]
+fn a_survey_tells_content_or_reason_of_each_photo_in_order_and_fills_the_cache() {
+    let (root, data) = copied();
+    cut_short(&data.samples[5].path);
+    std::fs::copy(&data.samples[0].path, &data.samples[20].path).unwrap();
+    let paths: Vec<PathBuf> = data.samples.iter().map(|sample| sample.path.clone()).collect();
+    let run = |threads, cache: &Cache| {
+        let settings = Settings { cache: PhotoCache::open(cache), ..settings(5, threads) };
+        let mut behind = 0;
+        let found = survey(paths.clone(), &settings, || behind += 1).unwrap();
+        assert_eq!(behind, 24);
+        (found, settings)
+    };
+    let (one, _) = run(1, &Cache::None);
+    let (four, settings) = run(4, &Cache::Ram(1 << 30));
+    assert_eq!(one, four);
+    let bytes = std::fs::read(&paths[5]).unwrap();
+    let reason = decode(&bytes, &DecodeLimits::default()).unwrap_err().to_string();
+    assert_eq!(one[5], Err(reason));
+    assert_eq!(one.iter().filter(|found| found.is_err()).count(), 1);
+    assert_eq!(one[0], one[20]);
+    assert_ne!(one[0], one[1]);
+    drop(root);
+    let kept = epoch(&loader(&data, varied(), settings), 0, shuffled(0, 24));
+    assert_eq!(indices(&kept).len(), 23);
 }
 
 #[test]
@@ -209,4 +259,38 @@ fn the_time_spent_is_accounted_for() {
     epoch(&loader, 0, shuffled(0, 120));
     let times = loader.times();
     assert!(!times.waiting.is_zero() && !times.decoding.is_zero() && !times.augmenting.is_zero());
+    assert!(!times.starting.is_zero());
+}
+
+#[test]
+fn an_epoch_has_times_of_its_own() {
+    let data = dataset(&photos());
+    let loader = loader(&data, varied(), settings(10, 2));
+    let mut batches = loader.epoch(0, shuffled(0, 120)).unwrap();
+    assert_eq!(batches.times().waiting, Duration::ZERO);
+    batches.next().unwrap().unwrap();
+    assert!(
+        batches.times().waiting.is_zero() && !batches.times().starting.is_zero(),
+        "the first is the start"
+    );
+    batches.by_ref().for_each(drop);
+    let first = batches.times();
+    assert_eq!(first, loader.times());
+    let mut second = loader.epoch(1, shuffled(1, 120)).unwrap();
+    second.by_ref().for_each(drop);
+    assert_eq!(second.times(), loader.times().since(&first));
+    assert!(!second.times().waiting.is_zero() && second.times().waiting < loader.times().waiting);
+}
+
+#[test]
+fn a_step_that_is_slower_than_the_threads_waits_for_the_first_batch_alone() {
+    let data = dataset(&photos());
+    let loader = loader(&data, Augmentation::Plain, settings(10, 2));
+    let mut batches = loader.epoch(0, sampler::in_order(40)).unwrap();
+    while let Some(batch) = batches.next() {
+        assert_eq!(batch.unwrap().len(), 10);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let Times { waiting, decoding, augmenting, .. } = batches.times();
+    assert!(waiting < (decoding + augmenting) / 2, "{waiting:?} of {decoding:?} and {augmenting:?}");
 }

@@ -90,7 +90,7 @@ fn labels_that_the_model_does_not_know_end_an_evaluation_with_1() {
     );
     let err = text(&measured.stderr);
     assert_eq!(measured.status.code(), Some(1), "{err}");
-    assert!(err.contains("the label `0` is unknown") && err.contains("class_00"), "{err}");
+    assert!(err.contains("none of its labels (`0`") && err.contains("class_00"), "{err}");
 }
 
 #[test]

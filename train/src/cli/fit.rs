@@ -8,6 +8,7 @@ use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, CropScale, Mixing, RandAugment, Variation};
 use featherlight_train::groups::LearningRates;
+use featherlight_train::loader::{ByteCount, Cache};
 use featherlight_train::objective::ClassWeights;
 use featherlight_train::sampler::Sampling;
 use featherlight_train::schedule::Decay;
@@ -15,7 +16,7 @@ use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validat
 use featherlight_train::start::StartError;
 use featherlight_train::trainer::{BestMetric, TrainerSettings};
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +36,33 @@ pub enum Init {
     Pretrained,
     /// Fresh ones (with --method full)
     Random,
+}
+
+/// Where decoded photos are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CacheName {
+    /// In memory
+    Ram,
+    /// In files in --output/cache, until the run is complete
+    Disk,
+    /// Nowhere: each photo is decoded in each epoch
+    None,
+}
+
+impl CacheName {
+    /// The cache of a run that writes to `output`.
+    ///
+    /// # Errors
+    /// If a limit is given where nothing is kept.
+    fn cache(self, limit: Option<ByteCount>, output: &Path) -> Result<Cache, String> {
+        let bytes = |default: u64| limit.map_or(default, |limit| limit.0);
+        match self {
+            Self::Ram => Ok(Cache::Ram(bytes(1 << 30))),
+            Self::Disk => Ok(Cache::Disk { folder: output.join("cache"), limit: bytes(20 << 30) }),
+            Self::None if limit.is_some() => Err("--cache-limit has no meaning with --cache none".to_owned()),
+            Self::None => Ok(Cache::None),
+        }
+    }
 }
 
 /// `featherlight-train fit`.
@@ -136,6 +164,12 @@ pub struct Fit {
     /// Threads that decode and vary photos [default: one a core, at most 4]
     #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
     pub loader_threads: Option<NonZeroUsize>,
+    /// Where decoded photos are kept from epoch to epoch
+    #[arg(long, env = "FEATHERLIGHT_CACHE", value_enum, default_value = "ram")]
+    pub cache: CacheName,
+    /// Bytes of decoded photos that are kept, as in 4GiB [default: 1GiB of memory, 20GiB on the disk]
+    #[arg(long, env = "FEATHERLIGHT_CACHE_LIMIT", value_name = "BYTES")]
+    pub cache_limit: Option<ByteCount>,
     /// Number type of the weights in merged/
     #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
     pub save_dtype: SaveType,
@@ -253,6 +287,7 @@ impl Fit {
                 checkpoint_activations: self.checkpoint_activations,
                 randomness: Randomness::new(self.seed),
             },
+            cache: self.cache.cache(self.cache_limit, &self.output)?,
             data: self.data,
             image_root: self.image_root,
             model: self.model,
@@ -359,6 +394,7 @@ mod tests {
             (&["--no-augment", "--crop-scale", "0.4"], "--crop-scale"),
             (&["--val", "v", "--val-split", "0.1"], "--val-split"),
             (&["--resume", "--overwrite"], "--overwrite"),
+            (&["--cache", "none", "--cache-limit", "1GiB"], "--cache-limit"),
             (&["--no-augment", "--rand-augment", "2,9"], "--rand-augment"),
             (&["--val-split", "0", "--early-stopping-patience", "3"], "--early-stopping-patience"),
             (&["--method", "full", "--lora-plus-ratio", "16"], "--lora-plus-ratio"),
@@ -376,6 +412,8 @@ mod tests {
             (["--learning-rate", "NaN"], "at least 0"),
             (["--epochs", "0"], "1"),
             (["--batch-size", "0"], "non-zero"),
+            (["--cache-limit", "2 elephants"], "2GiB"),
+            (["--cache", "tape"], "ram, disk, none"),
             (["--scheduler", "step"], "linear, cosine"),
             (["--best-metric", "f1"], "top1, loss"),
             (["--class-weights", "sqrt"], "none, balanced"),

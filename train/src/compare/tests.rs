@@ -6,6 +6,7 @@ use super::jobs::Job;
 use super::plan::Plan;
 use super::result::{MeasuredOn, RunResult};
 use crate::augment::Augmentation;
+use crate::loader::Cache;
 use crate::settings::{FitSettings, Method, StartingWeights, Validation};
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
@@ -44,6 +45,7 @@ pub fn a_job(name: &str) -> Job {
                 ..TrainerSettings::default()
             },
             loader_threads: NonZeroUsize::MIN,
+            cache: Cache::default(),
             save_dtype: DType::F32,
             device: DeviceInfo::Cpu,
             precision: Precision::F32,

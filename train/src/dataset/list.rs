@@ -46,8 +46,12 @@ pub(super) fn read(path: &Path, image_root: Option<&Path>) -> Result<Vec<FoundPh
         // "a.jpg, cat": the blank after the comma is no part of the label.
         let label = field(label_column, "label")?.trim().to_owned();
         let file = root.join(&name);
-        if !file.is_file() {
-            return Err(DatasetError::MissingFile { path: path.to_owned(), row, file });
+        match std::fs::metadata(&file) {
+            Ok(found) if found.is_file() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(DatasetError::Unreadable { path: file, reason: error.to_string() });
+            }
+            _ => return Err(DatasetError::MissingFile { path: path.to_owned(), row, file }),
         }
         let place = format!("{}, row {row}", path.display());
         photos.push(FoundPhoto { path: file, label, name, place });

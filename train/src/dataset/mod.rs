@@ -85,7 +85,7 @@ pub enum DatasetError {
     /// A folder without photos.
     #[error(
         "{}: no photos in class folders ({photo} photos lie outside of one, {other} other files); \
-         expected DIR/<label>/photo.jpg with one of the extensions {extensions}",
+         expected a folder for each class, DIR/<label>/photo.jpg, with one of the extensions {extensions}",
         path.display()
     )]
     NoPhotos {
@@ -102,7 +102,10 @@ pub enum DatasetError {
     #[error("{}: the list has a header but no rows", .0.display())]
     NoRows(PathBuf),
     /// Every photo has the same label.
-    #[error("{}: `{label}` is the only class; a classifier needs at least two", path.display())]
+    #[error(
+        "{}: `{label}` is the only class; a classifier needs at least two to tell apart: add photos of another label",
+        path.display()
+    )]
     OneClass {
         /// The data set.
         path: PathBuf,
@@ -123,12 +126,26 @@ pub enum DatasetError {
         first: String,
     },
     /// A label that training does not know.
-    #[error("{place}: the label `{label}` is unknown; the labels known are {known}")]
+    #[error(
+        "{place}: the label `{label}` is unknown; the labels known are {known}; give it one of these, or leave its photos out"
+    )]
     UnknownLabel {
         /// Folder, or list and row.
         place: String,
         /// The label.
         label: String,
+        /// The labels known, shortened.
+        known: String,
+    },
+    /// Photos of something else.
+    #[error(
+        "{}: none of its labels ({found}) is a known one ({known}): are these photos of the same classes?", path.display()
+    )]
+    NoKnownLabel {
+        /// The data set.
+        path: PathBuf,
+        /// Its labels, shortened.
+        found: String,
         /// The labels known, shortened.
         known: String,
     },
@@ -184,7 +201,10 @@ impl Dataset {
         image_root: Option<&Path>,
         labels: LabelSpace<'_>,
     ) -> Result<Self, DatasetError> {
-        let metadata = std::fs::metadata(path).map_err(|_| DatasetError::NotFound(path.to_owned()))?;
+        let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => DatasetError::NotFound(path.to_owned()),
+            _ => DatasetError::Unreadable { path: path.to_owned(), reason: error.to_string() },
+        })?;
         let (found, skipped) = if metadata.is_dir() {
             if image_root.is_some() {
                 return Err(DatasetError::ImageRootOfFolder(path.to_owned()));
@@ -200,6 +220,13 @@ impl Dataset {
         let mut index_of: HashMap<&str, u32> = HashMap::with_capacity(labels.len());
         for (label, index) in labels.iter().zip(0u32..) {
             index_of.entry(label).or_insert(index);
+        }
+        if !found.iter().any(|photo| index_of.contains_key(photo.label.as_str())) {
+            let mut own: Vec<String> = found.into_iter().map(|photo| photo.label).collect();
+            own.sort_by(|a, b| natural_order(a, b));
+            own.dedup();
+            let (found, known) = (shorten(&own), shorten(&labels));
+            return Err(DatasetError::NoKnownLabel { path: path.to_owned(), found, known });
         }
         let mut samples = Vec::with_capacity(found.len());
         for photo in found {

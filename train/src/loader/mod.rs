@@ -5,21 +5,26 @@
 //! after it are those that they would have been. Pixels stay u8: normalisation belongs to the device.
 
 mod cache;
+mod file;
 mod pipeline;
+mod survey;
+mod times;
 
 use crate::augment::{Augmenter, Mixed};
 use crate::dataset::{Dataset, Sample};
-use cache::PhotoCache;
-use featherlight::image::{DecodeLimits, Pixels, decode};
+pub use cache::{ByteCount, ByteCountError, Cache, PhotoCache};
+use featherlight::image::{DecodeLimits, Pixels};
 use pipeline::{Extent, Pipeline};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+pub use survey::survey;
+pub use times::Times;
+use times::{Spent, Stopwatches};
 
-/// How to load.
+/// How to load. Clones share the cache and the memory budget: all who read photos of a run have clones of one.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Photos in a batch; the last of an epoch may have fewer.
@@ -28,8 +33,8 @@ pub struct Settings {
     pub threads: NonZeroUsize,
     /// Batches prepared ahead of the one that is used.
     pub prefetch: NonZeroUsize,
-    /// Bytes of decoded photos kept in memory from epoch to epoch; 0 decodes each time.
-    pub cache_bytes: u64,
+    /// Where decoded photos are kept from epoch to epoch.
+    pub cache: PhotoCache,
     /// Limits of every decode.
     pub limits: DecodeLimits,
 }
@@ -41,7 +46,7 @@ impl Settings {
             batch_size,
             threads,
             prefetch: NonZeroUsize::MIN.saturating_add(3),
-            cache_bytes: 1 << 30,
+            cache: PhotoCache::open(&Cache::default()),
             limits: DecodeLimits::default(),
         }
     }
@@ -119,17 +124,6 @@ pub enum LoaderError {
     },
 }
 
-/// Where the time went, since the loader was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
-    /// The caller waited for batches: time that the device had nothing to do.
-    pub waiting: Duration,
-    /// Reading and decoding, all threads together.
-    pub decoding: Duration,
-    /// Augmentation and resizing, all threads together.
-    pub augmenting: Duration,
-}
-
 /// Loads a data set, epoch after epoch.
 #[derive(Debug, Clone)]
 pub struct Loader {
@@ -141,11 +135,8 @@ struct Shared {
     samples: Vec<Sample>,
     augmenter: Augmenter,
     settings: Settings,
-    cache: PhotoCache,
     unreadable: Mutex<BTreeMap<usize, Unreadable>>,
-    waiting: Stopwatch,
-    decoding: Stopwatch,
-    augmenting: Stopwatch,
+    stopwatches: Stopwatches,
 }
 
 impl Loader {
@@ -154,12 +145,9 @@ impl Loader {
         let shared = Shared {
             samples: dataset.samples.clone(),
             augmenter,
-            cache: PhotoCache::new(settings.cache_bytes),
             settings,
             unreadable: Mutex::default(),
-            waiting: Stopwatch::default(),
-            decoding: Stopwatch::default(),
-            augmenting: Stopwatch::default(),
+            stopwatches: Stopwatches::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -204,6 +192,7 @@ impl Loader {
         let pipeline = Pipeline::start(extent, move |position| shared.prepare(positions[position], epoch))?;
         Ok(Batches {
             shared: Arc::clone(&self.shared),
+            before: self.times(),
             pipeline,
             order,
             delivered: 0,
@@ -217,13 +206,9 @@ impl Loader {
         self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Where the time went so far.
+    /// Where the time went since the loader was made; for one epoch, see [`Batches::times`].
     pub fn times(&self) -> Times {
-        Times {
-            waiting: self.shared.waiting.total(),
-            decoding: self.shared.decoding.total(),
-            augmenting: self.shared.augmenting.total(),
-        }
+        self.shared.stopwatches.times()
     }
 }
 
@@ -231,18 +216,11 @@ impl Shared {
     /// Makes the sample of a photo; the error is the reason why it cannot be read.
     fn prepare(&self, index: usize, epoch: u64) -> Result<Pixels, String> {
         let start = Instant::now();
-        let photo = match self.cache.get(index) {
-            Some(photo) => photo,
-            None => {
-                let bytes = std::fs::read(&self.samples[index].path).map_err(|error| error.to_string())?;
-                let decoded = decode(&bytes, &self.settings.limits).map_err(|error| error.to_string())?;
-                self.cache.offer(index, decoded)
-            }
-        };
-        self.decoding.add(start);
+        let photo = file::load(&self.samples[index].path, &self.settings.cache, &self.settings.limits)?;
+        self.stopwatches.add(Spent::Decoding, start);
         let start = Instant::now();
         let sample = self.augmenter.apply(&photo, epoch, index as u64).map_err(|error| error.to_string());
-        self.augmenting.add(start);
+        self.stopwatches.add(Spent::Augmenting, start);
         sample
     }
 
@@ -260,6 +238,8 @@ impl Shared {
 /// The batches of one epoch, in order. Dropping it early stops the threads.
 pub struct Batches {
     shared: Arc<Shared>,
+    /// The loader's times when the epoch began.
+    before: Times,
     pipeline: Pipeline<Result<Pixels, String>>,
     order: Arc<[usize]>,
     /// Positions of the order that are behind us.
@@ -280,15 +260,22 @@ impl Iterator for Batches {
             self.ended = true;
             return self.nothing_readable().map(Err);
         }
+        // Nothing can be ready for the first one, however fast the threads are.
+        let spent = if self.delivered == 0 { Spent::Starting } else { Spent::Waiting };
         let start = Instant::now();
         let batch = self.assemble();
-        self.shared.waiting.add(start);
+        self.shared.stopwatches.add(spent, start);
         self.ended = batch.is_err();
         Some(batch)
     }
 }
 
 impl Batches {
+    /// Where the time of this epoch went so far.
+    pub fn times(&self) -> Times {
+        self.shared.stopwatches.times().since(&self.before)
+    }
+
     fn assemble(&mut self) -> Result<Batch, LoaderError> {
         let size = self.shared.settings.batch_size.get().min(self.order.len() - self.delivered);
         let (height, width) = self.shared.augmenter.output_size();
@@ -326,21 +313,5 @@ impl Batches {
         let unreadable = self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         let first = unreadable.get(self.order.first()?)?.clone();
         Some(LoaderError::NothingReadable { photos: self.order.len(), first })
-    }
-}
-
-/// Time summed up over threads.
-#[derive(Debug, Default)]
-struct Stopwatch(AtomicU64);
-
-impl Stopwatch {
-    /// Adds the time since `start`.
-    fn add(&self, start: Instant) {
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_add(nanoseconds, Ordering::Relaxed);
-    }
-
-    fn total(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 }
