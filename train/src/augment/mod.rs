@@ -175,8 +175,9 @@ impl Augmenter {
             }
         }
         let normalization = processor.normalization();
-        // `as` keeps to 0 … 255, whatever a processor's file says.
-        let mean_color = normalization.mean.map(|mean| (mean / normalization.rescale).round() as u8);
+        // The inverse of 1/255 is 255 in f32. `as` keeps to 0 … 255, whatever a processor's file says.
+        let levels = normalization.rescale.recip();
+        let mean_color = normalization.mean.map(|mean| (mean * levels).round() as u8);
         Ok(Self { processor, augmentation, randomness, mean_color })
     }
 
