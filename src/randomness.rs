@@ -158,8 +158,8 @@ impl Stream {
     /// The logarithm of a gamma variate of scale 1 (Marsaglia & Tsang 2000, "A simple method for generating gamma
     /// variables"): the variates themselves are too small for f64 where the shape is far below 1.
     fn log_gamma_variate(&mut self, shape: f64) -> f64 {
-        // Far beyond any use; what is no number ends here too, rather than in an endless search below.
-        let shape = shape.max(1e-150).min(1e150);
+        // Limits far beyond any use; what is no number would search without end below.
+        let shape = if shape > 1e-150 { shape.min(1e150) } else { 1e-150 };
         if shape < 1.0 {
             // Their section 6: a variate of shape + 1, times a uniform one to the power of 1 / shape.
             let uniform = 1.0 - self.uniform_f64();

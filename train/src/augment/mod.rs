@@ -175,8 +175,10 @@ impl Augmenter {
             }
         }
         let normalization = processor.normalization();
-        // `as` keeps to 0 … 255, whatever a processor's file says.
-        let mean_color = normalization.mean.map(|mean| (mean / normalization.rescale).round() as u8);
+        // A mean of 0.5 lies half-way between two levels, but not quite in f32: a little is added, so that it goes up as a
+        // half does. `as` keeps to 0 … 255, whatever a processor's file says.
+        let level = |mean: f32| (mean / normalization.rescale + 1e-3).round() as u8;
+        let mean_color = normalization.mean.map(level);
         Ok(Self { processor, augmentation, randomness, mean_color })
     }
 
