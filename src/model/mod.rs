@@ -4,6 +4,7 @@
 //! other naming, `folder` puts them together. Called by the engine, the predictor and the trainer; never sees HTTP.
 
 mod adapter;
+mod adapter_config;
 mod bare;
 mod beit;
 mod checkpoint;
@@ -28,7 +29,8 @@ mod timm;
 mod vit;
 pub(crate) mod weight_files;
 
-pub use adapter::{Adapter, AdapterConfig, attach_new, merge, save as save_adapter};
+pub use adapter::{Adapter, attach_new, merge, save as save_adapter};
+pub use adapter_config::AdapterConfig;
 pub use beit::BeitConfig;
 pub use checkpoint::Checkpoint;
 pub use clip::ClipConfig;

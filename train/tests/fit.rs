@@ -218,7 +218,8 @@ fn so_do_those_of_dora_whose_magnitudes_were_trained_and_counted() {
     let magnitudes = &adapter[&format!("base_model.model.{module}.lora_magnitude_vector")];
     let first = featherlight::nn::row_norms(&base[&format!("{module}.weight")]).expect("norms");
     let moved: Vec<f32> = (magnitudes - first).and_then(|change| change.abs()?.to_vec1()).expect("values");
-    assert!(moved.iter().all(|moved| (1e-5..0.1).contains(moved)), "{moved:?}");
+    let mean = moved.iter().sum::<f32>() / moved.len() as f32;
+    assert!((1e-4..1e-2).contains(&mean), "{mean}: {moved:?}");
 }
 
 /// The folder that the run is in, as `out`.
