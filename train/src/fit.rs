@@ -23,7 +23,7 @@ use featherlight::model::{
 use featherlight::nn::Parameter;
 use featherlight::ops::device::{DeviceError, Placement};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -95,13 +95,11 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     {
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
-    let loading = loader::Settings::new(settings.batch_size, settings.loader_threads);
-    let Checked { training, validation, report } =
-        photos(settings, &folder.config().labels, &loading, progress)?;
+    let (all, held) = photos(settings, &folder.config().labels)?;
     let placement = settings.device.place(settings.precision)?;
     let StartingModel { classifier, config, processor, head } =
-        StartingModel::build(&folder, &training.labels, settings, &placement)?;
-    let (labels, before) = (training.labels.len(), folder.config().labels.len());
+        StartingModel::build(&folder, &all.labels, settings, &placement)?;
+    let (labels, before) = (all.labels.len(), folder.config().labels.len());
     match head {
         Head::Fresh if settings.starting_weights == StartingWeights::Pretrained => tracing::info!(
             labels,
@@ -115,6 +113,13 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         ),
         Head::Fresh | Head::Kept => {}
     }
+
+    // It takes its time: whatever can be refused before is.
+    let loading = loader::Settings::new(settings.batch_size, settings.loader_threads);
+    let Checked { training, validation, report } =
+        check(all, held, settings.trainer.randomness, &loading, progress)?;
+    report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    progress.say(&report.summary());
 
     let shared = Arc::new(processor.clone());
     let loader = |dataset: &Dataset, augmentation| {
@@ -196,6 +201,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         run.output.remove_adapter()?;
     }
     run.write_run_file("completed", &unreadable)?;
+    loading.cache.remove();
     Ok(FitSummary {
         evaluation: run.evaluation,
         unreadable: unreadable.len(),
@@ -203,32 +209,23 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     })
 }
 
-/// The photos to train on and those to validate on, looked through; what is to be said of them is said.
-fn photos(
-    settings: &FitSettings,
-    model_labels: &[String],
-    loading: &loader::Settings,
-    progress: &mut Progress,
-) -> Result<Checked, FitError> {
+/// The photos to train on, and those to validate on: as they are listed, none of them read.
+fn photos(settings: &FitSettings, model_labels: &[String]) -> Result<(Dataset, Held), FitError> {
     let root = settings.image_root.as_deref();
-    let say = |path: &Path, dataset: &Dataset| {
-        dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
-    };
     let all = Dataset::open(&settings.data, root, LabelSpace::Found { model: model_labels })?;
-    say(&settings.data, &all);
-    let held = match &settings.validation {
+    all.warnings().iter().for_each(|warning| tracing::warn!(data = %settings.data.display(), "{warning}"));
+    match &settings.validation {
         Validation::Set(path) => {
             let root = root.filter(|_| path.is_file());
             let validation = Dataset::open(path, root, LabelSpace::Known(&all.labels))?;
-            say(path, &validation);
-            Held::Set(validation)
+            validation
+                .warnings()
+                .iter()
+                .for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
+            Ok((all, Held::Set(validation)))
         }
-        Validation::Split(share) => Held::Share(*share),
-    };
-    let checked = check(all, held, settings.trainer.randomness, loading, progress)?;
-    checked.report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    progress.say(&checked.report.summary());
-    Ok(checked)
+        Validation::Split(share) => Ok((all, Held::Share(*share))),
+    }
 }
 
 /// A run under way: everything that happens in it is shown and written here.
