@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use featherlight::model::{ModelError, create_folder, save_tensors};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub struct Checkpoint {
     /// The record's part.
     pub record: Record,
     /// Settings, labels, photos and model that the run began with, by name.
-    pub made_of: Value,
+    pub made_of: Map<String, Value>,
 }
 
 /// Why a checkpoint cannot be gone on from.
@@ -117,7 +117,7 @@ impl Checkpoint {
         let metadata = [
             ("state", json(serde_json::to_string(&self.snapshot.state))?),
             ("record", json(serde_json::to_string(&self.record))?),
-            ("made_of", self.made_of.to_string()),
+            ("made_of", json(serde_json::to_string(&self.made_of))?),
         ];
         Ok(save_tensors(self.snapshot.tensors.clone(), &metadata, &folder.join(FILE))?)
     }
@@ -163,23 +163,20 @@ impl Checkpoint {
         Ok(Self { snapshot: Snapshot { tensors, state }, record, made_of })
     }
 
-    /// That it was made of the same things: every key of `made_of` must be as it was. `folder` is the run's.
+    /// That what `made_of` names is as it was when the run began; `folder` is the run's.
     ///
     /// # Errors
     /// The first that differs.
-    pub fn check(&self, made_of: &Value, folder: &Path) -> Result<(), CheckpointError> {
-        let (Some(before), Some(now)) = (self.made_of.as_object(), made_of.as_object()) else {
-            return Ok(());
+    pub fn check(&self, made_of: &Map<String, Value>, folder: &Path) -> Result<(), CheckpointError> {
+        let said = |value: &Value| match value {
+            Value::Null => "not given".to_owned(),
+            Value::String(text) => format!("`{text}`"),
+            value => value.to_string(),
         };
-        let said = |value: Option<&Value>| match value {
-            None | Some(Value::Null) => "not given".to_owned(),
-            Some(Value::String(text)) => format!("`{text}`"),
-            Some(value) => value.to_string(),
-        };
-        for key in now.keys().chain(before.keys()) {
-            let (before, now) = (before.get(key), now.get(key));
-            let absent = |value: Option<&Value>| value.is_none_or(Value::is_null);
-            if before != now && !(absent(before) && absent(now)) {
+        for (key, now) in made_of {
+            // What a run of an earlier version does not name was not given.
+            let before = self.made_of.get(key).unwrap_or(&Value::Null);
+            if before != now {
                 return Err(CheckpointError::Changed {
                     folder: folder.to_owned(),
                     what: key.clone(),
@@ -214,6 +211,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn made_of(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
     fn checkpoint(loss: f64) -> Checkpoint {
         let tensor = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         let state: State = serde_json::from_value(json!({
@@ -223,7 +224,7 @@ mod tests {
         .unwrap();
         let record = Record { metrics_bytes: 12, epoch_loss: loss, epoch_photos: 4, ..Record::default() };
         let snapshot = Snapshot { tensors: HashMap::from([("parameter.a".to_owned(), tensor)]), state };
-        Checkpoint { snapshot, record, made_of: json!({ "--epochs": 3, "--seed": 1 }) }
+        Checkpoint { snapshot, record, made_of: made_of(json!({ "--epochs": 3, "--seed": 1 })) }
     }
 
     #[test]
@@ -256,11 +257,12 @@ mod tests {
     #[test]
     fn a_change_is_named_with_what_it_was_and_what_it_is() {
         let checkpoint = checkpoint(1.0);
-        let check = |made_of: Value| checkpoint.check(&made_of, Path::new("out")).map_err(|e| e.to_string());
+        let check = |now: Value| checkpoint.check(&made_of(now), Path::new("out")).map_err(|e| e.to_string());
         assert_eq!(check(json!({ "--seed": 1, "--epochs": 3, "--val": null })), Ok(()));
         let error = check(json!({ "--epochs": 5, "--seed": 1 })).unwrap_err();
         assert!(error.starts_with("--epochs was 3 when the run in out began and is 5 now"), "{error}");
-        assert!(check(json!({ "--epochs": 3 })).unwrap_err().starts_with("--seed was 1"));
+        let error = check(json!({ "--seed": 1, "--ema-decay": 0.9 })).unwrap_err();
+        assert!(error.starts_with("--ema-decay was not given"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::data_check::{CheckError, Checked, DataReport, Held, check};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::fingerprint;
-use crate::loader::{self, Loader};
+use crate::loader::Loader;
 use crate::output::{Output, OutputError};
 use crate::progress::Progress;
 use crate::settings::{FitSettings, StartingWeights, Validation};
@@ -22,8 +22,8 @@ use featherlight::model::{Head, ModelError, ModelFolder};
 use featherlight::nn::Parameter;
 use featherlight::ops::device::DeviceError;
 use recorder::{Recorder, Start};
-use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -119,18 +119,15 @@ pub fn fit(
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
     let checkpoint = find_checkpoint(settings)?;
-    Output::refuse_taken(&settings.output, settings.overwrite || settings.resume)?;
-    let loading = settings.loading();
-    let Checked { training, validation, report } =
-        photos(settings, &folder.config().labels, &loading, progress)?;
-    let made_of = made_of(settings, &training.labels, &report)?;
     if let Some(checkpoint) = &checkpoint {
-        checkpoint.check(&made_of, &settings.output)?;
+        checkpoint.check(&settings.made_of(), &settings.output)?;
     }
+    Output::refuse_taken(&settings.output, settings.overwrite || settings.resume)?;
+    let (all, held) = photos(settings, &folder.config().labels)?;
     let placement = settings.device.place(settings.precision)?;
     let StartingModel { classifier, config, processor, head } =
-        StartingModel::build(&folder, &training.labels, settings, &placement)?;
-    let (labels, before) = (training.labels.len(), folder.config().labels.len());
+        StartingModel::build(&folder, &all.labels, settings, &placement)?;
+    let (labels, before) = (all.labels.len(), folder.config().labels.len());
     match head {
         Head::Fresh if settings.starting_weights == StartingWeights::Pretrained => tracing::info!(
             labels,
@@ -143,6 +140,17 @@ pub fn fit(
             "the classification head is a new one: {carried} of its labels are carried over from the model, the others are fresh"
         ),
         Head::Fresh | Head::Kept => {}
+    }
+
+    // It takes its time: whatever can be refused before is.
+    let loading = settings.loading();
+    let Checked { training, validation, report } =
+        check(all, held, settings.trainer.randomness, &loading, progress)?;
+    report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    progress.say(&report.summary());
+    let made_of = made_of(settings, &training.labels, &report)?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.check(&made_of, &settings.output)?;
     }
 
     let shared = Arc::new(processor.clone());
@@ -177,6 +185,7 @@ pub fn fit(
         "architecture": config.architecture.name(),
         "labels": training.labels,
         "data": report.to_json(),
+        "unreadable_photos": report.unreadable_json(),
         "training_photos": training.samples.len(),
         "validation_photos": validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
         "parameters": parameters,
@@ -204,7 +213,8 @@ pub fn fit(
         .chain(validation_loader.iter().flat_map(Loader::unreadable))
         .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
     let unreadable: Vec<_> = report.unreadable_json().into_iter().chain(later).collect();
-    let outcome = recorder.trained(trained, &unreadable)?;
+    recorder.unreadable(&unreadable);
+    let outcome = recorder.trained(trained)?;
 
     let last_epoch = trainer.step_number() / steps_an_epoch.max(1);
     let best = trainer.best().filter(|best| settings.keeps_best() && best.epoch < last_epoch);
@@ -224,7 +234,7 @@ pub fn fit(
         let evaluation = evaluate(&*classifier, &normalization, loader, |_| {}).map_err(TrainError::from)?;
         recorder.evaluated(&evaluation);
     }
-    recorder.keep(classifier, kept, &unreadable)?;
+    recorder.keep(classifier, kept)?;
     loading.cache.remove();
     Ok(FitSummary {
         evaluation: recorder.evaluation().cloned(),
@@ -259,40 +269,35 @@ fn find_checkpoint(settings: &FitSettings) -> Result<Option<Checkpoint>, FitErro
 }
 
 /// What a run must have in common with its beginning when it goes on.
-fn made_of(settings: &FitSettings, labels: &[String], photos: &DataReport) -> Result<Value, FitError> {
+fn made_of(
+    settings: &FitSettings,
+    labels: &[String],
+    photos: &DataReport,
+) -> Result<Map<String, Value>, FitError> {
     let mut made_of = settings.made_of();
     made_of.insert("the list of labels".to_owned(), json!(labels));
     made_of.insert("the set of training photos".to_owned(), json!(photos.fingerprint));
     made_of.insert("the set of validation photos".to_owned(), json!(photos.validation_fingerprint));
     let weights = fingerprint::model(&settings.model).map_err(FitError::Fingerprint)?;
     made_of.insert("the model to start from".to_owned(), json!(weights));
-    Ok(Value::Object(made_of))
+    Ok(made_of)
 }
 
-/// The photos to train on and those to validate on, looked through; what is to be said of them is said.
-fn photos(
-    settings: &FitSettings,
-    model_labels: &[String],
-    loading: &loader::Settings,
-    progress: &mut Progress,
-) -> Result<Checked, FitError> {
+/// The photos to train on, and those to validate on: as they are listed, none of them read.
+fn photos(settings: &FitSettings, model_labels: &[String]) -> Result<(Dataset, Held), FitError> {
     let root = settings.image_root.as_deref();
-    let say = |path: &Path, dataset: &Dataset| {
-        dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
-    };
     let all = Dataset::open(&settings.data, root, LabelSpace::Found { model: model_labels })?;
-    say(&settings.data, &all);
-    let held = match &settings.validation {
+    all.warnings().iter().for_each(|warning| tracing::warn!(data = %settings.data.display(), "{warning}"));
+    match &settings.validation {
         Validation::Set(path) => {
             let root = root.filter(|_| path.is_file());
             let validation = Dataset::open(path, root, LabelSpace::Known(&all.labels))?;
-            say(path, &validation);
-            Held::Set(validation)
+            validation
+                .warnings()
+                .iter()
+                .for_each(|warning| tracing::warn!(data = %path.display(), "{warning}"));
+            Ok((all, Held::Set(validation)))
         }
-        Validation::Split(share) => Held::Share(*share),
-    };
-    let checked = check(all, held, settings.trainer.randomness, loading, progress)?;
-    checked.report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    progress.say(&checked.report.summary());
-    Ok(checked)
+        Validation::Split(share) => Ok((all, Held::Share(*share))),
+    }
 }

@@ -163,6 +163,7 @@ mod tests {
             rank: 2,
             alpha: 2.0,
             rank_stabilized: false,
+            dora: false,
             dropout: 0.0,
             targets: vec!["query".to_owned()],
         };

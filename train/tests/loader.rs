@@ -7,7 +7,7 @@ use featherlight::image::{DecodeLimits, Processor, decode};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Augmenter, Variation};
 use featherlight_train::dataset::{Dataset, LabelSpace};
-use featherlight_train::loader::{Batch, Cache, Loader, LoaderError, PhotoCache, Settings, Times, survey};
+use featherlight_train::loader::{Batch, Cache, Loader, LoaderError, PhotoCache, Settings, survey};
 use featherlight_train::sampler;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -287,10 +287,11 @@ fn a_step_that_is_slower_than_the_threads_waits_for_the_first_batch_alone() {
     let data = dataset(&photos());
     let loader = loader(&data, Augmentation::Plain, settings(10, 2));
     let mut batches = loader.epoch(0, sampler::in_order(40)).unwrap();
-    while let Some(batch) = batches.next() {
+    for batch in batches.by_ref() {
         assert_eq!(batch.unwrap().len(), 10);
         std::thread::sleep(Duration::from_millis(300));
     }
-    let Times { waiting, decoding, augmenting, .. } = batches.times();
-    assert!(waiting < (decoding + augmenting) / 2, "{waiting:?} of {decoding:?} and {augmenting:?}");
+    // The threads need milliseconds for a batch; were the step's own time counted, it would be 900 ms.
+    let waiting = batches.times().waiting;
+    assert!(waiting < Duration::from_millis(250), "{waiting:?}");
 }

@@ -200,12 +200,12 @@ pub(super) fn median(by_size: &[&ClassCount]) -> Option<f64> {
 }
 
 fn copies(training: &Part, validation: Option<&Part>) -> Vec<Copies> {
-    // Position of the first photo of each content; most contents have one photo and are worth no more memory.
     let photos = || {
-        let of = |part: &'_ Part| part.contents.iter().copied().zip(0..).collect::<Vec<(u128, usize)>>();
-        let own = of(training).into_iter().map(|(content, index)| (content, index, true));
-        own.chain(validation.into_iter().flat_map(of).map(|(content, index)| (content, index, false)))
+        let own = training.contents.iter().enumerate().map(|(index, content)| (*content, index, true));
+        let held = validation.into_iter().flat_map(|part| part.contents.iter().enumerate());
+        own.chain(held.map(|(index, content)| (*content, index, false)))
     };
+    // Counted first: most contents have one photo, and no group is made for it.
     let mut count: HashMap<u128, u32> = HashMap::new();
     photos().for_each(|(content, ..)| *count.entry(content).or_default() += 1);
     let mut group_of: HashMap<u128, usize> = HashMap::new();

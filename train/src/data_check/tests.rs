@@ -120,7 +120,7 @@ fn classes_without_a_readable_photo_are_named_stay_labels_and_train_nothing() {
     folder.add("Lime/2.jpg", None);
     folder.add("z/broken.jpg", None);
     let Checked { training, validation, report } = checked(folder.open(), Held::Share(0.25)).unwrap();
-    assert_eq!(training.labels, ["a", "Avocado", "Kiwi", "Lime", "z"]);
+    assert_eq!(training.labels, ["Avocado", "Kiwi", "Lime", "a", "z"]);
     assert_eq!((training.samples.len(), validation.unwrap().samples.len()), (18, 6));
     let said = warning(&report, "no readable photo");
     for expected in [
@@ -155,8 +155,8 @@ fn a_set_without_a_readable_photo_is_an_error_that_names_one() {
     let error = checked(folder.open(), Held::Share(0.1)).unwrap_err().to_string();
     assert!(error.starts_with("none of the 2 photos could be read; the first, "), "{error}");
     assert!(error.contains(&shown(&folder.path("a/1.jpg"))), "{error}");
-    let sound = Folder::of_classes(&[("a", 3), ("b", 3)]).open();
-    let error = checked(sound, Held::Set(folder.open())).unwrap_err();
+    let sound = Folder::of_classes(&[("a", 3), ("b", 3)]);
+    let error = checked(sound.open(), Held::Set(folder.open())).unwrap_err();
     assert!(matches!(error, CheckError::Loader(LoaderError::NothingReadable { photos: 2, .. })), "{error}");
 }
 
@@ -233,7 +233,8 @@ fn a_split_of_our_own_never_makes_a_leak() {
             &mut Progress::default(),
         );
         let Checked { validation, report, .. } = checked.unwrap();
-        assert_eq!(validation.unwrap().samples.len(), 12, "seed {seed}");
+        // A triple among pairs: not every number can be made of them.
+        assert!((11..=12).contains(&validation.unwrap().samples.len()), "seed {seed}");
         assert_eq!(report.leaks().count(), 0, "seed {seed}");
     }
 }

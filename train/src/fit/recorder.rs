@@ -15,7 +15,7 @@ use featherlight::model::{
     Classifier, Config, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
 };
 use featherlight::ops::device::Placement;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ pub(super) struct Start<'a> {
     pub(super) processor: &'a Processor,
     pub(super) run_file: Value,
     /// See [`Checkpoint::made_of`].
-    pub(super) made_of: Value,
+    pub(super) made_of: Map<String, Value>,
 }
 
 /// Shows, writes and saves.
@@ -69,18 +69,14 @@ impl<'a> Recorder<'a> {
 
     /// The first of `total` steps comes after `done`.
     pub(super) fn begin(&mut self, total: u64, done: u64) -> Result<(), FitError> {
-        self.write_run_file("running", &[])?;
+        self.write_run_file("running")?;
         self.progress.start(total, "steps");
         self.progress.skip(done);
         Ok(())
     }
 
     /// The training is over, one way or the other.
-    pub(super) fn trained(
-        &mut self,
-        trained: Result<Outcome, FitError>,
-        unreadable: &[Value],
-    ) -> Result<Outcome, FitError> {
+    pub(super) fn trained(&mut self, trained: Result<Outcome, FitError>) -> Result<Outcome, FitError> {
         self.progress.finish();
         let (state, error) = match trained {
             Ok(Outcome::Interrupted { step }) => ("interrupted", FitError::Interrupted { step }),
@@ -89,10 +85,15 @@ impl<'a> Recorder<'a> {
         };
         self.start.run_file["error"] = json!(error.to_string());
         // What went wrong first is said: a full disk would have the last word otherwise.
-        if let Err(other) = self.write_run_file(state, unreadable) {
+        if let Err(other) = self.write_run_file(state) {
             tracing::warn!("{other}");
         }
         Err(error)
+    }
+
+    /// Every photo that could not be read, before the run or in it.
+    pub(super) fn unreadable(&mut self, photos: &[Value]) {
+        self.start.run_file["unreadable_photos"] = json!(photos);
     }
 
     /// Whether the weights as they are have been evaluated.
@@ -117,12 +118,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Saves the weights that the run came to, which are those after the epoch `kept` where they are not the last.
-    pub(super) fn keep(
-        &mut self,
-        trained: Box<dyn Classifier>,
-        kept: Option<u64>,
-        unreadable: &[Value],
-    ) -> Result<(), FitError> {
+    pub(super) fn keep(&mut self, trained: Box<dyn Classifier>, kept: Option<u64>) -> Result<(), FitError> {
         self.start.run_file["kept_epoch"] = json!(kept);
         match &self.start.settings.method {
             Method::Lora(_) => self.save_adapter(&*trained)?,
@@ -131,7 +127,7 @@ impl<'a> Recorder<'a> {
         let mut whole = self.in_full(&*trained)?.unwrap_or(trained);
         merge(&mut *whole).map_err(FitError::Merge)?;
         self.save_merged(&*whole)?;
-        self.write_run_file("completed", unreadable)
+        self.write_run_file("completed")
     }
 
     fn save_adapter(&self, model: &dyn Classifier) -> Result<(), FitError> {
@@ -178,7 +174,7 @@ impl<'a> Recorder<'a> {
         Ok(save_text(&card, &folder.join("README.md"))?)
     }
 
-    fn write_run_file(&mut self, state: &str, unreadable: &[Value]) -> Result<(), FitError> {
+    fn write_run_file(&mut self, state: &str) -> Result<(), FitError> {
         let (seconds, (stepping, waiting)) = (self.seconds(), self.record.step_seconds);
         let run_file = &mut self.start.run_file;
         run_file["state"] = json!(state);
@@ -186,7 +182,6 @@ impl<'a> Recorder<'a> {
         run_file["waiting_for_photos"] = json!((stepping > 0.0).then(|| waiting / stepping));
         run_file["peak_memory_bytes"] = json!(peak_memory());
         run_file["peak_device_memory_bytes"] = json!(self.start.settings.device.peak_memory());
-        run_file["unreadable_photos"] = json!(unreadable);
         Ok(self.output.run(run_file)?)
     }
 }
@@ -220,7 +215,7 @@ impl Observer for Recorder<'_> {
                 None => self.save_merged(end.model)?,
             },
         }
-        self.write_run_file("running", &[])
+        self.write_run_file("running")
     }
 
     fn save(&mut self, snapshot: &Snapshot) -> Result<(), FitError> {

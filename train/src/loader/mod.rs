@@ -184,6 +184,7 @@ impl Loader {
         if let Some(&index) = order.iter().find(|&&index| index >= samples) {
             return Err(LoaderError::NoSuchSample { index, samples });
         }
+        let before = self.times(); // the threads begin at once
         let Settings { batch_size, threads, prefetch, .. } = self.shared.settings;
         let window = batch_size.get().saturating_mul(prefetch.get());
         let extent = Extent { count: order.len(), window, threads };
@@ -192,7 +193,7 @@ impl Loader {
         let pipeline = Pipeline::start(extent, move |position| shared.prepare(positions[position], epoch))?;
         Ok(Batches {
             shared: Arc::clone(&self.shared),
-            before: self.times(),
+            before,
             pipeline,
             order,
             delivered: 0,
