@@ -152,6 +152,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         "architecture": config.architecture.name(),
         "labels": training.labels,
         "data": report.to_json(),
+        "unreadable_photos": report.unreadable_json(),
         "training_photos": training.samples.len(),
         "validation_photos": validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
         "parameters": parameters,
@@ -283,7 +284,9 @@ impl Run<'_> {
         self.run_file["seconds"] = json!(self.started.elapsed().as_secs_f64());
         self.run_file["peak_memory_bytes"] = json!(peak_memory());
         self.run_file["peak_device_memory_bytes"] = json!(self.settings.device.peak_memory());
-        self.run_file["unreadable_photos"] = json!(unreadable);
+        if !unreadable.is_empty() {
+            self.run_file["unreadable_photos"] = json!(unreadable); // else what the check found stands there
+        }
         Ok(self.output.run(&self.run_file)?)
     }
 }
