@@ -10,6 +10,8 @@ use crate::evaluate::Evaluation;
 use crate::loader::{self, Loader};
 use crate::output::{Output, OutputError, peak_memory};
 use crate::progress::Progress;
+use crate::report::Reporter;
+use crate::sampler::shuffled;
 use crate::settings::{FitSettings, Method, StartingWeights, Validation};
 use crate::split::{SplitError, stratified};
 use crate::start::{StartError, StartingModel};
@@ -149,8 +151,13 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         started: Instant::now(),
         epoch_loss: (0.0, 0),
         evaluation: None,
+        reporter: None,
     };
     run.write_run_file("running", &[])?;
+    let order = shuffled(settings.trainer.randomness, 0, training_loader.photos());
+    let reporter =
+        Reporter::new(&settings.output, &training_loader, order, validation.as_ref(), &training.labels);
+    run.reporter = Some(reporter.warnings(training.warnings()));
     run.progress.start(steps(&training_loader, &settings.trainer), "steps");
     let normalization = processor.normalization();
     let trained = train(
@@ -171,6 +178,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
     if let Err(error) = trained {
         run.run_file["error"] = json!(error.to_string());
         run.write_run_file("failed", &unreadable)?;
+        run.report();
         return Err(error);
     }
     let mut whole = run.in_full(&*classifier)?.unwrap_or(classifier);
@@ -180,6 +188,7 @@ pub fn fit(settings: &FitSettings, progress: &mut Progress) -> Result<FitSummary
         run.output.remove_adapter()?;
     }
     run.write_run_file("completed", &unreadable)?;
+    run.report();
     Ok(FitSummary {
         evaluation: run.evaluation,
         unreadable: unreadable.len(),
@@ -224,9 +233,14 @@ struct Run<'a> {
     /// Sum of the photos' losses in this epoch, and how many they are.
     epoch_loss: (f64, usize),
     evaluation: Option<Evaluation>,
+    reporter: Option<Reporter>,
 }
 
 impl Run<'_> {
+    fn report(&self) {
+        self.reporter.iter().for_each(|reporter| reporter.write(self.evaluation.as_ref()));
+    }
+
     /// The trained model with every weight in f32, on the CPU, where the one that was trained has frozen weights in fewer
     /// bits: those are read again, for what is saved must not be poorer than what the run started from. `None` where the
     /// trained model can be saved as it is.
@@ -300,6 +314,8 @@ impl Observer for Run<'_> {
                 None => self.save_merged(end.model)?,
             },
         }
-        self.write_run_file("running", &[])
+        self.write_run_file("running", &[])?;
+        self.report();
+        Ok(())
     }
 }
