@@ -5,7 +5,7 @@
 mod cli;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use featherlight::model::ModelFolder;
+use featherlight::model::{ModelFolder, create_folder};
 use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight_train::bench::bench;
 use featherlight_train::compare::{CompareSettings, Comparison, stop_on_signals};
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -147,6 +147,10 @@ fn modules(names: &[String]) -> String {
 
 fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
+    // A place that cannot be written is known before anything is measured.
+    if let Some(above) = arguments.report.as_deref().and_then(Path::parent) {
+        create_folder(above)?;
+    }
     let loading = loader::Settings::new(arguments.batch_size, cli::loader_threads(arguments.loader_threads));
     let (device, precision) = arguments.place.find()?;
     let placement = device.place(precision)?;

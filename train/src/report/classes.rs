@@ -43,7 +43,7 @@ pub(super) fn classes(evaluation: &Evaluation, labels: &[String]) -> String {
     }
     let _ = write!(
         html,
-        "</tbody>\n<tfoot><tr><th scope=\"row\">Mean of the classes</th><td class=\"figure\">{:.1} %</td><td class=\"figure\">{:.1} %</td>\
+        "</tbody>\n<tfoot><tr><th scope=\"row\">Mean</th><td class=\"figure\">{:.1} %</td><td class=\"figure\">{:.1} %</td>\
          <td class=\"figure\">{:.1} %</td><td class=\"figure\">{}</td></tr></tfoot>\n</table>\n</div>\n",
         100.0 * means.f1,
         100.0 * means.precision,

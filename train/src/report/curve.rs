@@ -10,16 +10,17 @@ use std::fmt::Write;
 /// Size of a chart in its own units, about a CSS pixel each.
 pub const WIDTH: f64 = 520.0;
 /// See [`WIDTH`].
-pub const HEIGHT: f64 = 320.0;
+pub const HEIGHT: f64 = 340.0;
 /// Room for the ticks' labels.
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 14.0;
-const TOP: f64 = 44.0;
+const RIGHT: f64 = 24.0;
+const TOP: f64 = 66.0;
 const BOTTOM: f64 = 42.0;
 /// Corners of a drawn line, at most: as many as there are pixels across, and a file of thousands of steps stays small.
 const CORNERS: usize = 500;
-/// With no more points than these each has a dot of its own.
-const DOTS: usize = 40;
+/// A curve of no more points than these has a dot for each: evaluations, or the steps of a very short run.
+const DOTS: usize = 12;
+const DOTS_OF_EVALUATIONS: usize = 40;
 
 /// How a curve looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,12 @@ impl Chart {
              role=\"img\" aria-label=\"{}\" font-family=\"DejaVu Sans, sans-serif\" font-size=\"13\" fill=\"none\">\n",
             escaped(&self.summary())
         );
+        // `write!` to a String cannot fail.
+        let _ = writeln!(
+            svg,
+            "<text class=\"title\" fill=\"#1b2421\" x=\"6\" y=\"18\" font-size=\"15\">{}</text>",
+            self.title
+        );
         let x = Axis::of_steps(self.values().map(|(x, _)| x));
         let y = match self.scale {
             Scale::Number => Axis::of_values(self.values().map(|(_, y)| y)),
@@ -158,7 +165,6 @@ impl Chart {
                 Scale::Number => y.label(tick),
                 Scale::Share => format!("{} %", y.label_times(tick, 100.0)),
             };
-            // `write!` to a String cannot fail.
             let _ = writeln!(
                 svg,
                 "<path class=\"grid\" stroke=\"#dfe5e2\" d=\"M{LEFT} {at:.1}H{right}\"/>\
@@ -192,8 +198,8 @@ impl Chart {
             let text = format!("{} {}", curve.name, self.written(value));
             let _ = writeln!(
                 svg,
-                "<path class=\"{class}\" stroke=\"{colour}\" stroke-width=\"3\" d=\"M{at:.1} 18h16\"/>\
-                 <text class=\"legend\" fill=\"#1b2421\" x=\"{:.1}\" y=\"22.5\">{text}</text>",
+                "<path class=\"{class}\" stroke=\"{colour}\" stroke-width=\"3\" d=\"M{at:.1} 42h16\"/>\
+                 <text class=\"legend\" fill=\"#1b2421\" x=\"{:.1}\" y=\"46.5\">{text}</text>",
                 at + 21.0,
                 class = curve.ink.class(),
                 colour = curve.ink.colour(),
@@ -215,7 +221,12 @@ fn line(svg: &mut String, curve: &Curve, across: impl Fn(f64) -> f64, down: impl
     let mut path = String::new();
     let mut pen_down = false;
     let mut dots = String::new();
-    let few = curve.points.len() <= DOTS;
+    let few = curve.points.len()
+        <= match curve.ink {
+            Ink::Faint => 0,
+            Ink::Training => DOTS,
+            Ink::Validation | Ink::Second => DOTS_OF_EVALUATIONS,
+        };
     let points = thinned(&curve.points, CORNERS);
     for (at, (x, y)) in points.iter().enumerate() {
         let Some(y) = y.filter(|y| y.is_finite()) else {
@@ -226,7 +237,7 @@ fn line(svg: &mut String, curve: &Curve, across: impl Fn(f64) -> f64, down: impl
         let _ = write!(path, "{}{x:.1} {y:.1}", if pen_down { 'L' } else { 'M' });
         // A point between two gaps would be seen nowhere.
         let goes_on = points.get(at + 1).is_some_and(|(_, next)| next.is_some_and(f64::is_finite));
-        if (few && curve.ink != Ink::Faint) || (!pen_down && !goes_on) {
+        if few || (!pen_down && !goes_on) {
             let _ = write!(
                 dots,
                 "<circle class=\"{class}\" fill=\"{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>"

@@ -107,7 +107,9 @@ impl History {
             // Step 12 of 4 an epoch has 3.0 behind it and is the third's last.
             epochs.entry((step.epoch - 1e-9).ceil().max(1.0) as u64).or_default().push(step);
         }
-        self.evaluations.iter().for_each(|evaluation| drop(epochs.entry(evaluation.epoch).or_default()));
+        for evaluation in &self.evaluations {
+            epochs.entry(evaluation.epoch).or_default();
+        }
         let epoch_line = |(epoch, steps): (u64, Vec<&StepLine>)| {
             let evaluation = self.evaluations.iter().rev().find(|line| line.epoch == epoch).copied();
             let last = steps.last();

@@ -41,11 +41,11 @@ pub(super) fn confusion(evaluation: &Evaluation, labels: &[String]) -> String {
             figures.len()
         );
     }
-    html.push_str("<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Confusion matrix\">\n");
+    html.push_str("<div class=\"beside\">\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Confusion matrix\">\n");
     grid(&mut html, evaluation, &shown, name);
-    html.push_str("</div>\n");
+    html.push_str("</div>\n<div class=\"pairs\">\n");
     if pairs.is_empty() {
-        html.push_str("<p>No photo was taken for another class.</p>\n");
+        html.push_str("<p>No photo was taken for another class.</p>\n</div>\n</div>\n");
         return html;
     }
     let most = if pairs.len() > PAIRS {
@@ -72,7 +72,7 @@ pub(super) fn confusion(evaluation: &Evaluation, labels: &[String]) -> String {
             pair.photos,
         );
     }
-    html.push_str("</tbody>\n</table>\n</div>\n");
+    html.push_str("</tbody>\n</table>\n</div>\n</div>\n</div>\n");
     html
 }
 
@@ -111,11 +111,12 @@ fn grid<'a>(html: &mut String, evaluation: &Evaluation, shown: &[u32], name: imp
         let label = escaped(&shortened(name(class), LETTERS));
         let middle = (margin + at * cell) as f64 + cell as f64 / 2.0;
         let (edge, low) = (margin - 7, middle + font as f64 * 0.35);
-        let _ = writeln!(
-            html,
-            "<text x=\"{edge}\" y=\"{low:.1}\" text-anchor=\"end\">{label}</text>\
-             <text transform=\"translate({low:.1} {edge}) rotate(-90)\">{label}</text>"
-        );
+        // Labels as short as digits stand upright.
+        let above = match letters {
+            0..=2 => format!("<text x=\"{middle:.1}\" y=\"{edge}\" text-anchor=\"middle\">{label}</text>"),
+            _ => format!("<text transform=\"translate({low:.1} {edge}) rotate(-90)\">{label}</text>"),
+        };
+        let _ = writeln!(html, "<text x=\"{edge}\" y=\"{low:.1}\" text-anchor=\"end\">{label}</text>{above}");
     }
     let places: HashSet<u32> = shown.iter().copied().collect();
     cells.retain(|((label, predicted), _)| places.contains(label) && places.contains(predicted));

@@ -9,7 +9,7 @@ use std::fmt::Write;
 /// Pictures of a page, at most.
 const MISTAKES: usize = 24;
 /// Letters of a name that a card has room for; the whole one is its title.
-const LETTERS: usize = 60;
+const LETTERS: usize = 100;
 
 /// The pictures as HTML; `None` where there is no mistake. `samples` are the photos that the answers' indices point to.
 pub(super) fn mistakes(evaluation: &Evaluation, labels: &[String], samples: &[Sample]) -> Option<String> {
@@ -27,7 +27,7 @@ pub(super) fn mistakes(evaluation: &Evaluation, labels: &[String], samples: &[Sa
         let file = sample.map_or("?", |sample| sample.name.as_str());
         let picture = match sample.and_then(|sample| thumbnail(&sample.path)) {
             Some(small) => format!(
-                "<img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}\" loading=\"lazy\">",
+                "<img src=\"{}\" width=\"{}\" height=\"{}\" alt=\"{}\">",
                 small.uri,
                 small.width,
                 small.height,
@@ -38,12 +38,12 @@ pub(super) fn mistakes(evaluation: &Evaluation, labels: &[String], samples: &[Sa
         // `write!` to a String cannot fail.
         let _ = writeln!(
             html,
-            "<li><div class=\"photo\">{picture}</div><dl><dt>is</dt><dd>{}<b>{}</b></dd><dt>said</dt><dd>{}<b>{}</b></dd></dl>\
-             <p class=\"file\" title=\"{}\">{}</p></li>",
-            bounded(name(answer.label)),
+            "<li><div class=\"photo\">{picture}</div><dl><div><dt>is <b>{}</b></dt><dd>{}</dd></div>\
+             <div><dt>said <b>{}</b></dt><dd>{}</dd></div></dl><p class=\"file\" title=\"{}\">{}</p></li>",
             percent(answer.label_probability),
-            bounded(name(answer.predicted)),
+            bounded(name(answer.label)),
             percent(answer.predicted_probability),
+            bounded(name(answer.predicted)),
             escaped(file),
             bounded(file),
         );
@@ -81,9 +81,12 @@ mod tests {
             !html.contains("<script") && !html.contains("<img") && !html.contains("\" onerror"),
             "{html}"
         );
-        assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;</bdi><b>11.9 %</b>"), "{html}");
         assert!(
-            html.contains("&quot; onerror=&quot;x</bdi><b>88.1 %</b>")
+            html.contains("<b>11.9 %</b></dt><dd><bdi>&lt;script&gt;alert(1)&lt;/script&gt;</bdi>"),
+            "{html}"
+        );
+        assert!(
+            html.contains("<b>88.1 %</b></dt><dd><bdi>&quot; onerror=&quot;x</bdi>")
                 && html.contains("cannot be read any more")
         );
     }

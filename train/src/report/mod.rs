@@ -182,16 +182,16 @@ pub fn write_evaluation(
     Ok(save_text(&page.html(), file)?)
 }
 
-/// Top-1, top-5, loss and macro F1.
+/// Top-1, top-5 (of five classes it says nothing), loss and macro F1.
 fn accuracy(evaluation: &Evaluation) -> Vec<Figure> {
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
     let figure = |name, value| Figure { name, value, note: String::new() };
-    vec![
-        figure("Top-1", percent(evaluation.top1_accuracy())),
-        figure("Top-5", percent(evaluation.top5_accuracy())),
-        figure("Loss", format!("{:.4}", evaluation.mean_loss())),
-        figure("Macro F1", percent(evaluation.macro_averages().f1)),
-    ]
+    let top5 = (evaluation.classes().len() > 5).then(|| figure("Top-5", percent(evaluation.top5_accuracy())));
+    let mut figures = vec![figure("Top-1", percent(evaluation.top1_accuracy()))];
+    figures.extend(top5);
+    figures.push(figure("Loss", format!("{:.4}", evaluation.mean_loss())));
+    figures.push(figure("Macro F1", percent(evaluation.macro_averages().f1)));
+    figures
 }
 
 fn count(number: u64) -> String {

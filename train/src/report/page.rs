@@ -140,10 +140,7 @@ impl Page<'_> {
 
     fn curves(&self) -> String {
         let mut html = String::from("<div class=\"curves\">\n");
-        for chart in &self.charts {
-            let _ =
-                writeln!(html, "<figure><figcaption>{}</figcaption>\n{}</figure>", chart.title, chart.svg());
-        }
+        self.charts.iter().for_each(|chart| html.push_str(&chart.svg()));
         html.push_str("</div>\n");
         html
     }

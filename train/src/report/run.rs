@@ -69,7 +69,7 @@ fn page<'a>(run: &Value, history: &History, details: &RunDetails<'a>) -> Page<'a
         let fields = value.as_object().into_iter().flatten();
         fields
             .filter(|(name, value)| !but.contains(&name.as_str()) && !value.is_null())
-            .map(|(name, value)| (name.replace('_', " "), words(name, value)))
+            .map(|(name, value)| (name.trim_end_matches("_bytes").replace('_', " "), words(name, value)))
             .collect()
     };
     Page {
@@ -185,6 +185,9 @@ fn words(name: &str, value: &Value) -> String {
         Value::Number(number) => match number.as_f64() {
             Some(size) if name.ends_with("bytes") => bytes(size),
             Some(seconds) if name == "seconds" => duration(seconds),
+            Some(_) if ["photos", "parameters", "steps"].iter().any(|unit| name.ends_with(unit)) => {
+                number.as_u64().map_or_else(|| number.to_string(), count)
+            }
             _ => number.to_string(),
         },
         Value::Null => "–".to_owned(),
@@ -204,7 +207,7 @@ mod tests {
             "state": "running", "version": "1.2.3", "architecture": "beit", "labels": ["a", "b"],
             "settings": { "model": "m", "data": "<d>", "epochs": 2, "lora_target": ["query", "value"], "image_root": null },
             "training_photos": 1234, "validation_photos": 4, "parameters": 1000, "trainable_parameters": 10,
-            "seconds": 100.0, "peak_memory_bytes": 3 << 30, "epochs_completed": 1,
+            "seconds": 100.0, "peak_memory_bytes": 3_u64 << 30, "epochs_completed": 1,
             "unreadable_photos": [{ "file": "x<y.jpg", "reason": "cut short" }],
         })
     }
