@@ -4,8 +4,9 @@
 //! a [`loader`] ([`augment`]), and trained on ([`mod@start`], [`trainer`], [`optimizer`]) with the learning rate of a
 //! [`schedule`]. [`mod@fit`] puts a whole run together ([`settings`], [`output`], [`progress`]), [`mod@merge`], [`mod@convert`]
 //! and [`mod@evaluate`] are jobs of their own, [`verify`] compares with reference runs, [`mod@bench`] times the trainer's
-//! steps, [`speed`] the model alone. [`mod@compare`] runs several of these jobs, each as a process of its own, and puts their
-//! figures beside each other. It uses the library `featherlight`, which never knows that this package exists.
+//! steps, [`speed`] the model alone. What an [`evaluation`] found and how a run went is shown by [`report`]. [`mod@compare`]
+//! runs several of these jobs, each as a process of its own, and puts their figures beside each other. It uses the library
+//! `featherlight`, which never knows that this package exists.
 
 pub mod augment;
 pub mod bench;
