@@ -1,10 +1,11 @@
-//! How good a classifier is on a labelled set: top-1, top-5, mean loss, accuracy of each class.
+//! How good a classifier is on a labelled set: the run over its photos. What it finds is an [`Evaluation`].
 //!
 //! Called by the trainer after every epoch and by `evaluate`. It runs the model as it is served: no augmentation, no
-//! dropout.
+//! dropout. With test-time augmentation a photo is seen twice, as it is and mirrored.
 
 use crate::augment::{AugmentError, Augmentation, Augmenter};
-use crate::dataset::{Dataset, DatasetError, LabelSpace};
+use crate::dataset::{Dataset, DatasetError, LabelSpace, Sample};
+pub use crate::evaluation::Evaluation;
 use crate::loader::{self, Batch, Loader, LoaderError, Unreadable};
 use crate::progress::Progress;
 use crate::sampler::in_order;
@@ -47,89 +48,14 @@ impl From<candle_core::Error> for PassError {
     }
 }
 
-/// The counts of one evaluation.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Evaluation {
-    /// Photos that could be read.
-    pub photos: usize,
-    /// Photos whose label has the highest logit.
-    pub top1: usize,
-    /// Photos whose label is among the five highest logits.
-    pub top5: usize,
-    /// Sum of the photos' cross-entropies.
-    loss: f64,
-    /// Photos and right answers of each class.
-    classes: Vec<(usize, usize)>,
-}
-
-impl Evaluation {
-    /// An evaluation of so many photos that came to this, for tests.
-    #[cfg(test)]
-    pub(crate) fn counted(photos: usize, top1: usize, top5: usize, loss: f64) -> Self {
-        Self { photos, top1, top5, loss, ..Self::default() }
-    }
-
-    /// Share of photos with the right label first; 0 without photos.
-    pub fn top1_accuracy(&self) -> f64 {
-        share(self.top1, self.photos)
-    }
-
-    /// Share of photos with the right label among the first five; 0 without photos.
-    pub fn top5_accuracy(&self) -> f64 {
-        share(self.top5, self.photos)
-    }
-
-    /// Mean cross-entropy, natural logarithm; 0 without photos.
-    pub fn mean_loss(&self) -> f64 {
-        if self.photos == 0 { 0.0 } else { self.loss / self.photos as f64 }
-    }
-
-    /// Photos and right answers of each class, in the order of the labels.
-    pub fn classes(&self) -> &[(usize, usize)] {
-        &self.classes
-    }
-
-    /// For programs: shares and counts, and each class that has photos under its label.
-    pub fn to_json(&self, labels: &[String]) -> Value {
-        let classes: serde_json::Map<String, Value> = labels
-            .iter()
-            .zip(&self.classes)
-            .filter(|(_, (photos, _))| *photos > 0)
-            .map(|(label, (photos, right))| {
-                (label.clone(), json!({ "photos": photos, "top1": share(*right, *photos) }))
-            })
-            .collect();
-        json!({
-            "photos": self.photos,
-            "top1": self.top1_accuracy(),
-            "top5": self.top5_accuracy(),
-            "loss": self.mean_loss(),
-            "classes": classes,
-        })
-    }
-
-    fn add(&mut self, logits: &Tensor, labels: &[u32]) -> candle_core::Result<()> {
-        self.classes.resize(logits.dim(1)?, (0, 0));
-        for (row, &label) in logits.to_vec2::<f32>()?.iter().zip(labels) {
-            let label = label as usize;
-            let Some(&own) = row.get(label) else { continue };
-            // Ties count against the model, and so does NaN: a constant output is no right answer.
-            let below = row.iter().filter(|logit| **logit < own).count();
-            let before = row.len() - 1 - below;
-            self.photos += 1;
-            self.top1 += usize::from(before < 1);
-            self.top5 += usize::from(before < 5);
-            if let Some((photos, right)) = self.classes.get_mut(label) {
-                *photos += 1;
-                *right += usize::from(before < 1);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn share(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+/// In how many views a photo is judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Views {
+    /// As it is served.
+    #[default]
+    Plain,
+    /// As it is served and mirrored, left to right (test-time augmentation): the mean of the two probabilities counts.
+    Mirrored,
 }
 
 /// Runs `model` over every photo of `loader`, whose augmenter must be the plain one; `progress` hears the photos of each
@@ -141,20 +67,66 @@ pub fn evaluate(
     model: &dyn Classifier,
     normalization: &Normalization,
     loader: &Loader,
+    progress: impl FnMut(usize),
+) -> Result<Evaluation, PassError> {
+    evaluate_views(model, normalization, loader, Views::Plain, progress)
+}
+
+/// The same in one or two views of each photo.
+///
+/// # Errors
+/// Those of [`evaluate`].
+pub fn evaluate_views(
+    model: &dyn Classifier,
+    normalization: &Normalization,
+    loader: &Loader,
+    views: Views,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation, PassError> {
     let (mut evaluation, device) = (Evaluation::default(), model.placement().device);
+    let logits = |batch: &Batch| model.forward(&pixel_values(batch, normalization, &device)?, &Pass::Eval);
     for batch in loader.epoch(0, in_order(loader.photos()))? {
         let batch = batch?;
         if !batch.is_empty() {
-            let logits = model.forward(&pixel_values(&batch, normalization, &device)?, &Pass::Eval)?;
+            let seen = logits(&batch)?;
+            let logits = match views {
+                Views::Plain => seen,
+                Views::Mirrored => mean_of_probabilities(&seen, &logits(&mirrored(&batch))?)?,
+            };
             let loss = ops::cross_entropy(&logits, &batch.labels, 0.0)?.to_scalar::<f32>()?;
-            evaluation.loss += f64::from(loss) * batch.len() as f64;
-            evaluation.add(&logits, &batch.labels)?;
+            evaluation.add(&logits, f64::from(loss), &batch.labels, &batch.indices)?;
         }
         progress(batch.len());
     }
     Ok(evaluation)
+}
+
+/// The batch with each photo's left and right exchanged.
+fn mirrored(batch: &Batch) -> Batch {
+    let mut mirror = batch.clone();
+    for row in mirror.pixels.chunks_exact_mut((batch.width * 3).max(1)) {
+        row.reverse(); // the right pixel first, and each pixel's channels reversed with it
+        row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
+    }
+    mirror
+}
+
+/// ln of the mean of two softmaxes: logits whose softmax is that mean. `one` and `other` are `[photos, classes]`; computed in f64
+/// on the CPU, so that no probability becomes 0.
+fn mean_of_probabilities(one: &Tensor, other: &Tensor) -> candle_core::Result<Tensor> {
+    let log_probabilities = |row: &[f32]| {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
+        row.iter().map(move |logit| f64::from(logit - largest) - sum.ln()).collect::<Vec<f64>>()
+    };
+    let mut means = Vec::with_capacity(one.elem_count());
+    for (one, other) in one.to_vec2::<f32>()?.iter().zip(other.to_vec2::<f32>()?) {
+        for (a, b) in log_probabilities(one).into_iter().zip(log_probabilities(&other)) {
+            let (more, less) = if a >= b { (a, b) } else { (b, a) };
+            means.push((more + (less - more).exp().ln_1p() - std::f64::consts::LN_2) as f32);
+        }
+    }
+    Tensor::from_vec(means, one.shape(), &Device::Cpu)
 }
 
 /// The batch as the model takes it: `[photos, 3, height, width]`, f32, on `device`.
@@ -177,6 +149,12 @@ pub struct EvaluationReport {
     pub unreadable: Vec<Unreadable>,
     /// Seconds, loading and computing together.
     pub seconds: f64,
+    /// How the photos were judged.
+    pub views: Views,
+    /// The photos that the answers' indices point to.
+    pub samples: Vec<Sample>,
+    /// What was noticed about the data set.
+    pub warnings: Vec<String>,
     /// That of the model alone, where it was asked for; see [`mod@crate::speed`].
     pub inference_speed: Option<InferenceSpeed>,
 }
@@ -192,6 +170,8 @@ pub struct EvaluateSettings<'a> {
     pub loading: loader::Settings,
     /// No more photos than these, taken evenly over the set.
     pub max_photos: Option<NonZeroUsize>,
+    /// How photos are judged.
+    pub views: Views,
     /// Whether the model alone is timed as well.
     pub speed: bool,
 }
@@ -225,7 +205,8 @@ pub fn evaluate_folder(
 ) -> Result<EvaluationReport, EvaluateError> {
     let data = settings.data;
     let mut dataset = Dataset::open(data, settings.image_root, LabelSpace::Known(&folder.config().labels))?;
-    dataset.warnings().iter().for_each(|warning| tracing::warn!(data = %data.display(), "{warning}"));
+    let warnings = dataset.warnings();
+    warnings.iter().for_each(|warning| tracing::warn!(data = %data.display(), "{warning}"));
     let (all, most) = (dataset.samples.len(), settings.max_photos.map_or(usize::MAX, NonZeroUsize::get));
     if all > most {
         let evenly: Vec<usize> = (0..most).map(|at| at * all / most).collect();
@@ -238,14 +219,23 @@ pub fn evaluate_folder(
     let loader = Loader::new(&dataset, augmenter, settings.loading.clone());
     progress.start(dataset.samples.len() as u64, "photos");
     let start = Instant::now();
-    let evaluation =
-        evaluate(&*classifier, &normalization, &loader, |photos| progress.advance(photos as u64))?;
+    let evaluation = evaluate_views(&*classifier, &normalization, &loader, settings.views, |photos| {
+        progress.advance(photos as u64);
+    })?;
     let seconds = start.elapsed().as_secs_f64();
     let inference_speed = match settings.speed {
         true => inference_speed(&*classifier, &normalization, &loader)?,
         false => None,
     };
-    Ok(EvaluationReport { evaluation, unreadable: loader.unreadable(), seconds, inference_speed })
+    Ok(EvaluationReport {
+        evaluation,
+        unreadable: loader.unreadable(),
+        seconds,
+        views: settings.views,
+        samples: dataset.samples,
+        warnings,
+        inference_speed,
+    })
 }
 
 impl EvaluationReport {
@@ -257,6 +247,7 @@ impl EvaluationReport {
             .iter()
             .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
         json["unreadable"] = unreadable.collect();
+        json["tta"] = json!(self.views == Views::Mirrored);
         json["images_per_second"] = json!(self.evaluation.photos as f64 / self.seconds.max(f64::EPSILON));
         if let Some(speed) = self.inference_speed {
             json["inference_images_per_second"] = json!(speed.images_per_second);
@@ -270,33 +261,28 @@ impl EvaluationReport {
 mod tests {
     use super::*;
 
-    fn evaluation(rows: &[[f32; 6]], labels: &[u32]) -> Evaluation {
-        let values: Vec<f32> = rows.iter().flatten().copied().collect();
-        let logits = Tensor::from_vec(values, (rows.len(), 6), &Device::Cpu).unwrap();
-        let mut evaluation = Evaluation::default();
-        evaluation.add(&logits, labels).unwrap();
-        evaluation
+    #[test]
+    fn a_mirrored_batch_has_its_columns_exchanged_and_its_colours_kept() {
+        let batch = Batch {
+            mixed: None,
+            pixels: vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+            labels: vec![0],
+            indices: vec![0],
+            height: 2,
+            width: 2,
+        };
+        assert_eq!(mirrored(&batch).pixels, [4, 5, 6, 1, 2, 3, 10, 11, 12, 7, 8, 9]);
+        assert_eq!(mirrored(&mirrored(&batch)), batch);
     }
 
     #[test]
-    fn the_label_s_place_among_the_logits_decides_top_1_and_top_5() {
-        let rows = [[9., 1., 2., 3., 4., 5.], [9., 1., 2., 3., 4., 5.], [9., 1., 2., 3., 4., 5.]];
-        let evaluation = evaluation(&rows, &[0, 2, 1]);
-        assert_eq!((evaluation.photos, evaluation.top1, evaluation.top5), (3, 1, 2));
-        assert_eq!(evaluation.classes()[..3], [(1, 1), (1, 0), (1, 0)]);
-    }
-
-    #[test]
-    fn a_constant_or_undefined_output_is_never_right() {
-        let evaluation = evaluation(&[[0.; 6], [f32::NAN; 6]], &[0, 0]);
-        assert_eq!((evaluation.photos, evaluation.top1, evaluation.top5), (2, 0, 0));
-    }
-
-    #[test]
-    fn the_json_names_the_classes_that_have_photos() {
-        let labels: Vec<String> = ('a'..='f').map(String::from).collect();
-        let json = evaluation(&[[9., 1., 2., 3., 4., 5.]], &[0]).to_json(&labels);
-        assert_eq!(json["top1"], 1.0);
-        assert_eq!(json["classes"], json!({ "a": { "photos": 1, "top1": 1.0 } }));
+    fn two_views_count_with_the_mean_of_their_probabilities() {
+        let logits = |values: [f32; 2]| Tensor::new(&[values], &Device::Cpu).unwrap();
+        let (one, other) =
+            (logits([0.9f32.ln(), 0.1f32.ln()]), logits([0.3f32.ln() + 5.0, 0.7f32.ln() + 5.0]));
+        let mean = mean_of_probabilities(&one, &other).unwrap().to_vec2::<f32>().unwrap();
+        assert!((mean[0][0].exp() - 0.6).abs() < 1e-6 && (mean[0][1].exp() - 0.4).abs() < 1e-6, "{mean:?}");
+        let far = mean_of_probabilities(&logits([1e4, 0.]), &logits([1e4, 0.])).unwrap();
+        assert_eq!(far.to_vec2::<f32>().unwrap(), [[0.0, -1e4]], "no probability becomes 0");
     }
 }

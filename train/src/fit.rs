@@ -11,13 +11,16 @@ use crate::data_check::{CheckError, Checked, DataReport, Held, check};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::fingerprint;
-use crate::loader::Loader;
+use crate::loader::{Batch, Loader};
 use crate::output::{Output, OutputError};
 use crate::progress::Progress;
+use crate::report::mosaic::{self, Mosaic};
+use crate::report::{ReportError, Reporter};
+use crate::sampler::order;
 use crate::settings::{FitSettings, StartingWeights, Validation};
 use crate::split::SplitError;
 use crate::start::{StartError, StartingModel};
-use crate::trainer::{self, Outcome, TrainError, steps, train, trained_parameters};
+use crate::trainer::{self, Outcome, TrainError, TrainerSettings, steps, train, trained_parameters};
 use featherlight::model::{Head, ModelError, ModelFolder};
 use featherlight::nn::Parameter;
 use featherlight::ops::device::DeviceError;
@@ -60,6 +63,9 @@ pub enum FitError {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A file of the report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The checkpoint to go on from, or one that could not be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -204,7 +210,15 @@ pub fn fit(
     }
     let start =
         Start { settings, folder: &folder, config: &config, processor: &processor, run_file, made_of };
-    let mut recorder = Recorder::open(start, checkpoint.map(|checkpoint| checkpoint.record), stop, progress)?;
+    let reporter = Reporter {
+        folder: settings.output.clone(),
+        labels: training.labels.clone(),
+        samples: validation.as_ref().map(|dataset| dataset.samples.clone()).unwrap_or_default(),
+        mosaic: mosaic(&training_loader, &settings.trainer),
+        warnings: report.warnings(),
+    };
+    let record = checkpoint.map(|checkpoint| checkpoint.record);
+    let mut recorder = Recorder::open(start, record, reporter, stop, progress)?;
     recorder.begin(total, trainer.step_number())?;
     let trained = train(&mut trainer, &training_loader, validation_loader.as_ref(), &mut recorder);
     let later = training_loader
@@ -244,6 +258,16 @@ pub fn fit(
             Outcome::StoppedEarly { epoch } => Some(epoch),
             Outcome::Completed | Outcome::Interrupted { .. } => None,
         },
+    })
+}
+
+/// What the model will see first; a page without it is no reason to end a run.
+fn mosaic(loader: &Loader, settings: &TrainerSettings) -> Option<Mosaic> {
+    let order = order(settings.sampling, settings.randomness, 0, &loader.labels());
+    let mix = |batch: &mut Batch, number: u64| settings.mixing.apply(batch, settings.randomness, 0, number);
+    Mosaic::of_first_epoch(loader, order, mosaic::PHOTOS, mix).unwrap_or_else(|error| {
+        tracing::warn!("the report will not show what the model sees: {error}");
+        None
     })
 }
 

@@ -5,21 +5,24 @@
 mod cli;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use featherlight::model::ModelFolder;
+use featherlight::model::{ModelFolder, create_folder};
+use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight_train::bench::bench;
 use featherlight_train::compare::{CompareSettings, Comparison};
 use featherlight_train::convert::convert_folder;
-use featherlight_train::evaluate::{EvaluateSettings, evaluate_folder};
+use featherlight_train::evaluate::{EvaluateSettings, Views, evaluate_folder};
 use featherlight_train::fit::fit;
 use featherlight_train::loader;
 use featherlight_train::merge::merge_folder;
 use featherlight_train::progress::Progress;
+use featherlight_train::report::write_evaluation;
 use featherlight_train::stop::{stop_on_first_signal, stop_on_signals};
 use featherlight_train::verify::{Verdict, verify_goldens};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -149,6 +152,10 @@ fn modules(names: &[String]) -> String {
 
 fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<ExitCode, Box<dyn Error>> {
     let folder = ModelFolder::open(&arguments.model)?.with_adapter(arguments.adapter.as_deref())?;
+    // A place that cannot be written is known before anything is measured.
+    if let Some(above) = arguments.report.as_deref().and_then(Path::parent) {
+        create_folder(above)?;
+    }
     let loading = loader::Settings::new(arguments.batch_size, cli::loader_threads(arguments.loader_threads));
     let (device, precision) = arguments.place.find()?;
     let placement = device.place(precision)?;
@@ -157,11 +164,15 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
         image_root: arguments.image_root.as_deref(),
         loading,
         max_photos: arguments.max_photos,
+        views: if arguments.tta { Views::Mirrored } else { Views::Plain },
         speed: arguments.speed,
     };
     let result = evaluate_folder(&folder, &settings, &placement, progress)?;
     progress.finish();
     let labels = &folder.config().labels;
+    if let Some(file) = &arguments.report {
+        write_evaluation(file, &result, labels, evaluation_settings(arguments, &device, precision))?;
+    }
     let mut out = std::io::stdout();
     if arguments.json {
         writeln!(out, "{:#}", result.to_json(labels))?;
@@ -186,6 +197,27 @@ fn run_evaluate(arguments: &cli::Evaluate, progress: &mut Progress) -> Result<Ex
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was measured, for the page.
+fn evaluation_settings(
+    arguments: &cli::Evaluate,
+    device: &DeviceInfo,
+    precision: Precision,
+) -> Vec<(String, String)> {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let known = [
+        ("model", Some(arguments.model.display().to_string())),
+        ("adapter", path(&arguments.adapter)),
+        ("data", Some(arguments.data.display().to_string())),
+        ("image root", path(&arguments.image_root)),
+        ("batch size", Some(arguments.batch_size.to_string())),
+        ("max photos", arguments.max_photos.map(|most| most.to_string())),
+        ("test-time augmentation", Some(if arguments.tta { "mirror image" } else { "none" }.to_owned())),
+        ("device", Some(device.name())),
+        ("dtype", Some(precision.name().to_owned())),
+    ];
+    known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn run_compare(

@@ -107,6 +107,8 @@ pub struct FitSettings {
     pub trainer: TrainerSettings,
     /// Threads that decode and vary photos.
     pub loader_threads: NonZeroUsize,
+    /// Whether event files for TensorBoard are written.
+    pub tensorboard: bool,
     /// Where decoded photos are kept.
     pub cache: Cache,
     /// How weights are written.
@@ -174,6 +176,7 @@ impl FitSettings {
                 Cache::None => None,
                 Cache::Ram(limit) | Cache::Disk { limit, .. } => Some(limit),
             },
+            "tensorboard": self.tensorboard,
             "save_dtype": self.save_dtype.as_str(),
             "device": self.device.name(),
             "dtype": self.precision.name(),

@@ -70,6 +70,24 @@ fn a_head_is_trained_saved_and_measured_by_the_same_program() {
         .sum();
     assert!((right / 120.0 - figures["top1"].as_f64().expect("top1")).abs() < 1e-9);
     assert!(figures.get("inference_images_per_second").is_none(), "not asked for: {figures}");
+    assert_eq!(figures["tta"], false);
+    for written in ["report.html", "results.csv", "classes.csv", "curves/loss.png", "curves/accuracy.png"] {
+        assert!(output.join(written).is_file(), "{written}");
+    }
+
+    let page = folder.path().join("pages/test.html");
+    let seen_twice = train(
+        &["evaluate", "--json", "--tta", "--max-photos", "40"],
+        &[("--model", &merged), ("--data", &data), ("--report", &page)],
+    );
+    let figures: Value = serde_json::from_slice(&seen_twice.stdout).expect("JSON");
+    assert_eq!(figures["tta"], true);
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(
+        page.contains("mirror image")
+            && page.contains("Confusion matrix")
+            && page.contains("data:image/jpeg")
+    );
 
     let timed = train(
         &["evaluate", "--json", "--speed", "--max-photos", "20", "--batch-size", "4"],

@@ -75,7 +75,7 @@ fn metrics(output: &Path) -> Vec<Value> {
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).expect("JSON");
         let fields = line.as_object_mut().expect("an object");
-        ["images_per_second", "waiting"].map(|time| fields.remove(time));
+        fields.retain(|name, _| name != "images_per_second" && name != "waiting");
         line
     };
     text.lines().map(line).collect()
@@ -138,7 +138,7 @@ fn a_signal_ends_the_run_after_its_step_and_resume_goes_on_from_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
     run(command(&whole, &["--save-every=1000"])).expect("a whole run");
-    let mut child = command(&stopped, &["--save-every=1000"]).spawn().expect("the program runs");
+    let child = command(&stopped, &["--save-every=1000"]).spawn().expect("the program runs");
     let patience = Instant::now();
     while steps_made(&stopped) < 2 {
         assert!(patience.elapsed() < Duration::from_secs(120), "no step was made");

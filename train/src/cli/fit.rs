@@ -164,6 +164,9 @@ pub struct Fit {
     /// Threads that decode and vary photos [default: one a core, at most 4]
     #[arg(long, env = "FEATHERLIGHT_LOADER_THREADS", value_name = "N")]
     pub loader_threads: Option<NonZeroUsize>,
+    /// Write event files for TensorBoard to --output/tensorboard
+    #[arg(long, env = "FEATHERLIGHT_TENSORBOARD", value_parser = BoolishValueParser::new())]
+    pub tensorboard: bool,
     /// Where decoded photos are kept from epoch to epoch
     #[arg(long, env = "FEATHERLIGHT_CACHE", value_enum, default_value = "ram")]
     pub cache: CacheName,
@@ -294,6 +297,7 @@ impl Fit {
             output: self.output,
             overwrite: self.overwrite,
             resume: self.resume,
+            tensorboard: self.tensorboard,
             load_best_model_at_end: self.load_best_model_at_end,
             batch_size: self.batch_size,
             loader_threads: loader_threads(self.loader_threads),

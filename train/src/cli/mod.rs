@@ -152,6 +152,12 @@ pub struct Evaluate {
     /// Take no more photos than these, evenly over the set
     #[arg(long, env = "FEATHERLIGHT_MAX_PHOTOS", value_name = "N")]
     pub max_photos: Option<NonZeroUsize>,
+    /// Judge each photo twice, as it is and mirrored, by the mean of the two probabilities (test-time augmentation)
+    #[arg(long, env = "FEATHERLIGHT_TTA", value_parser = BoolishValueParser::new())]
+    pub tta: bool,
+    /// Write a page for a browser: confusion matrix, precision and recall by class, the worst mistakes as pictures
+    #[arg(long, env = "FEATHERLIGHT_REPORT", value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// Time the model alone as well: forward passes over photos that lie decoded in memory
     #[arg(long, env = "FEATHERLIGHT_SPEED", value_parser = BoolishValueParser::new())]
     pub speed: bool,

@@ -2,6 +2,7 @@
 
 use super::figures::Report;
 use super::plot::plots;
+use crate::markup::escaped;
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");
@@ -92,22 +93,6 @@ fn section(page: &mut String, report: &Report, at: usize) {
         }
     }
     page.push_str("</section>\n");
-}
-
-/// Text that is nothing but text in HTML, in an attribute as well.
-pub(super) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            letter => safe.push(letter),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! order.
 
 use super::figures::{Column, Report, Row, Table};
-use super::html::escaped;
+use crate::markup::{escaped, shortened};
 use std::fmt::Write;
 
 /// Accuracy, then what it costs.
@@ -47,7 +47,7 @@ fn panel(report: &Report, table: &Table, column: Column) -> String {
     for (at, row) in rows.iter().enumerate() {
         let top = ROW * at as f64;
         let (text, bar) = (top + 15.0, top + 21.0);
-        let (name, cell) = (escaped(&shortened(&row.name)), shown(row, column));
+        let (name, cell) = (escaped(&shortened(&row.name, LETTERS)), shown(row, column));
         let _ = writeln!(
             html,
             "<g><title>{full}: {cell}</title><text x=\"0\" y=\"{text}\">{name}</text>\
@@ -87,14 +87,4 @@ fn shown(row: &Row, column: Column) -> String {
         None if row.failures.is_empty() => row.state(),
         None => "failed".to_owned(),
     }
-}
-
-/// A name's two ends, which tell the variants of a grid apart.
-fn shortened(name: &str) -> String {
-    let letters: Vec<char> = name.chars().collect();
-    if letters.len() <= LETTERS {
-        return name.to_owned();
-    }
-    let (first, last) = (&letters[..LETTERS / 2 - 1], &letters[letters.len() - LETTERS / 2..]);
-    first.iter().chain(['…'].iter()).chain(last).collect()
 }

@@ -45,6 +45,7 @@ pub fn a_job(name: &str) -> Job {
                 ..TrainerSettings::default()
             },
             loader_threads: NonZeroUsize::MIN,
+            tensorboard: false,
             cache: Cache::default(),
             save_dtype: DType::F32,
             device: DeviceInfo::Cpu,

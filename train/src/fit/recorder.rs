@@ -6,6 +6,7 @@ use crate::checkpoint::{Checkpoint, Record};
 use crate::evaluate::Evaluation;
 use crate::output::{Output, peak_memory};
 use crate::progress::Progress;
+use crate::report::{EventFile, ReportError, Reporter};
 use crate::settings::{FitSettings, Method};
 use crate::start::StartingModel;
 use crate::trainer::{EpochEnd, Observer, Outcome, Snapshot, Step, trained_parameters};
@@ -40,6 +41,9 @@ pub(super) struct Recorder<'a> {
     started: Instant,
     /// As of now, less the time since `started`.
     record: Record,
+    reporter: Reporter,
+    /// TensorBoard's, where it was asked for, as long as it can be written.
+    events: Option<EventFile>,
     /// Whether the epoch that just ended was the best so far.
     is_best: bool,
     evaluation: Option<Evaluation>,
@@ -53,6 +57,7 @@ impl<'a> Recorder<'a> {
     pub(super) fn open(
         start: Start<'a>,
         record: Option<Record>,
+        reporter: Reporter,
         stop: &'a AtomicBool,
         progress: &'a mut Progress,
     ) -> Result<Self, FitError> {
@@ -64,12 +69,20 @@ impl<'a> Recorder<'a> {
         };
         let record = record.unwrap_or_default();
         let (started, evaluation) = (Instant::now(), None);
-        Ok(Self { start, output, progress, stop, started, record, is_best: false, evaluation })
+        let (events, is_best) = (None, false);
+        Ok(Self { start, output, progress, stop, started, record, reporter, events, is_best, evaluation })
     }
 
     /// The first of `total` steps comes after `done`.
     pub(super) fn begin(&mut self, total: u64, done: u64) -> Result<(), FitError> {
         self.write_run_file("running")?;
+        if self.start.settings.tensorboard {
+            let folder = self.output.folder().join("tensorboard");
+            self.events = Some(EventFile::create(&folder, done + 1)?);
+            if let Some(mosaic) = self.reporter.mosaic.clone().filter(|_| done == 0) {
+                self.event(|events| events.mosaic(&mosaic));
+            }
+        }
         self.progress.start(total, "steps");
         self.progress.skip(done);
         Ok(())
@@ -88,7 +101,26 @@ impl<'a> Recorder<'a> {
         if let Err(other) = self.write_run_file(state) {
             tracing::warn!("{other}");
         }
+        self.report();
         Err(error)
+    }
+
+    /// The page and the tables, as things stand.
+    fn report(&self) {
+        self.reporter.write(self.evaluation.as_ref(), self.waiting_share());
+    }
+
+    fn waiting_share(&self) -> Option<f64> {
+        let (stepping, waiting) = self.record.step_seconds;
+        (stepping > 0.0).then(|| waiting / stepping)
+    }
+
+    /// Writes to TensorBoard's file. One that cannot be written any more is no reason to end a run.
+    fn event(&mut self, write: impl FnOnce(&mut EventFile) -> Result<(), ReportError>) {
+        if let Some(Err(error)) = self.events.as_mut().map(write) {
+            tracing::warn!("TensorBoard's file is not written any further: {error}");
+            self.events = None;
+        }
     }
 
     /// Every photo that could not be read, before the run or in it.
@@ -127,7 +159,9 @@ impl<'a> Recorder<'a> {
         let mut whole = self.in_full(&*trained)?.unwrap_or(trained);
         merge(&mut *whole).map_err(FitError::Merge)?;
         self.save_merged(&*whole)?;
-        self.write_run_file("completed")
+        self.write_run_file("completed")?;
+        self.report();
+        Ok(())
     }
 
     fn save_adapter(&self, model: &dyn Classifier) -> Result<(), FitError> {
@@ -175,11 +209,11 @@ impl<'a> Recorder<'a> {
     }
 
     fn write_run_file(&mut self, state: &str) -> Result<(), FitError> {
-        let (seconds, (stepping, waiting)) = (self.seconds(), self.record.step_seconds);
+        let (seconds, waiting) = (self.seconds(), self.waiting_share());
         let run_file = &mut self.start.run_file;
         run_file["state"] = json!(state);
         run_file["seconds"] = json!(seconds);
-        run_file["waiting_for_photos"] = json!((stepping > 0.0).then(|| waiting / stepping));
+        run_file["waiting_for_photos"] = json!(waiting);
         run_file["peak_memory_bytes"] = json!(peak_memory());
         run_file["peak_device_memory_bytes"] = json!(self.start.settings.device.peak_memory());
         Ok(self.output.run(run_file)?)
@@ -195,6 +229,7 @@ impl Observer for Recorder<'_> {
         self.record.step_seconds.0 += step.seconds;
         self.record.step_seconds.1 += step.waiting;
         self.progress.stepped(step);
+        self.event(|events| events.step(step));
         Ok(self.output.step(step)?)
     }
 
@@ -204,6 +239,7 @@ impl Observer for Recorder<'_> {
         self.progress.epoch_ended(end, self.start.settings.trainer.epochs, sum / photos.max(1) as f64);
         if let Some(evaluation) = end.evaluation {
             self.output.evaluation(end.epoch, end.step, evaluation)?;
+            self.event(|events| events.evaluation(end.step, evaluation));
             self.evaluated(evaluation);
         }
         self.is_best = end.is_best;
@@ -215,7 +251,9 @@ impl Observer for Recorder<'_> {
                 None => self.save_merged(end.model)?,
             },
         }
-        self.write_run_file("running")
+        self.write_run_file("running")?;
+        self.report();
+        Ok(())
     }
 
     fn save(&mut self, snapshot: &Snapshot) -> Result<(), FitError> {
