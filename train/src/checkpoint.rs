@@ -6,7 +6,6 @@
 use crate::trainer::{Snapshot, State};
 use candle_core::{Device, Tensor};
 use featherlight::model::{ModelError, create_folder, save_tensors};
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -200,10 +199,17 @@ fn header(file: &Path) -> Result<HashMap<String, String>, CheckpointError> {
     if size > LONGEST_HEADER {
         return Err(damaged("its header is none of a safetensors file".to_owned()));
     }
-    let mut bytes = length.to_vec();
+    let mut bytes = Vec::new();
     reader.take(size).read_to_end(&mut bytes).map_err(failed)?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-    Ok(metadata.metadata().clone().unwrap_or_default())
+    let header: Header = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    Ok(header.metadata)
+}
+
+/// The part of a safetensors header that is not about tensors. The crate's own reader wants all of the file.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__")]
+    metadata: HashMap<String, String>,
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ fn labels_that_the_model_does_not_know_end_an_evaluation_with_1() {
 fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
     for (arguments, said) in [
         (&["fit", "--data", "d", "--model", "m", "--output", "o", "--init", "random"][..], "--method full"),
-        (&["fit", "--data", "d", "--model", "m", "--output", "o", "--resume"], "--resume"),
+        (&["fit", "--data", "d", "--model", "m", "--output", "o", "--resume", "--overwrite"], "--overwrite"),
         (
             &["fit", "--data", "d", "--model", "m", "--output", "o", "--dtype", "int8"],
             "auto, f32, bf16 or f16 wanted",

@@ -27,7 +27,6 @@ const RECIPE: &[&str] = &[
     "--class-weights=balanced",
     "--ema-decay=0.9",
     "--load-best-model-at-end",
-    "--save-every=1",
     "--loader-threads=2",
 ];
 
@@ -116,14 +115,17 @@ fn a_run_killed_again_and_again_comes_to_the_very_same_weights_and_metrics() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let start = Instant::now();
-    run(command(&whole, &[])).expect("a whole run");
+    run(command(&whole, &["--save-every=1"])).expect("a whole run");
     let long = start.elapsed();
     assert_eq!(metrics(&whole).len(), 4 * (4 + 1));
 
     let mut stream = Randomness::new(3).stream(Purpose::Shuffle, 0, 0, 0);
     let mut reached = Vec::new();
     // Each try is long enough for the start and a few steps, as long as the machine is no busier than it was.
-    while !is_done_within(long.mul_f64(stream.range(0.25, 0.7)), command(&killed, &["--resume"])) {
+    while !is_done_within(
+        long.mul_f64(stream.range(0.25, 0.7)),
+        command(&killed, &["--resume", "--save-every=1"]),
+    ) {
         reached.push(steps_made(&killed));
         assert!(reached.len() < 60, "no progress: {reached:?}");
     }
@@ -137,8 +139,8 @@ fn a_run_killed_again_and_again_comes_to_the_very_same_weights_and_metrics() {
 fn a_signal_ends_the_run_after_its_step_and_resume_goes_on_from_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
-    run(command(&whole, &["--save-every=1000"])).expect("a whole run");
-    let child = command(&stopped, &["--save-every=1000"]).spawn().expect("the program runs");
+    run(command(&whole, &[])).expect("a whole run");
+    let child = command(&stopped, &[]).spawn().expect("the program runs");
     let patience = Instant::now();
     while steps_made(&stopped) < 2 {
         assert!(patience.elapsed() < Duration::from_secs(120), "no step was made");
@@ -150,7 +152,7 @@ fn a_signal_ends_the_run_after_its_step_and_resume_goes_on_from_there() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("stopped after step") && text.contains("--resume"), "{text}");
-    let text = run(command(&stopped, &["--resume", "--save-every=1000"])).expect("the rest");
+    let text = run(command(&stopped, &["--resume"])).expect("the rest");
     assert!(text.contains("going on after step"), "{text}");
     assert_same(&whole, &stopped);
 }
