@@ -96,7 +96,7 @@ fn logits_of_the_composed_ops_match_the_reference_as_far_as_their_format_allows(
         let Some(expected) = expected(&folder, "expected.safetensors") else { continue };
         let opened = ModelFolder::open(&folder).unwrap_or_else(|error| panic!("{error}"));
         for (dtype, tolerance) in [(DType::F64, 1e-4), (DType::F16, 1e-2), (DType::BF16, 8e-2)] {
-            let placement = Placement { device: Device::Cpu, dtype };
+            let placement = Placement::new(Device::Cpu, dtype);
             let model = opened.load(Trainable::None, &placement).unwrap_or_else(|error| panic!("{error}"));
             for prefix in ["", "resized."] {
                 let Some(pixel_values) = expected.get(&format!("{prefix}pixel_values")) else { continue };

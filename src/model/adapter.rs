@@ -202,7 +202,7 @@ pub fn attach_new(
         };
         let magnitude = match config.dora {
             true => {
-                let norms = row_norms(weight.tensor()).map_err(unreadable)?;
+                let norms = weight.in_f32().and_then(|weight| row_norms(&weight)).map_err(unreadable)?;
                 Some(Magnitude::new(magnitude(&name, norms, true, &placement).map_err(failed)?))
             }
             false => None,

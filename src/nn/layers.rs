@@ -73,7 +73,7 @@ impl Linear {
         bias: bool,
         deviation: f32,
     ) -> std::result::Result<Self, ParameterError> {
-        let weight = builder.parameter("weight", &[outputs, inputs], Initialization::Normal(deviation))?;
+        let weight = builder.matrix("weight", [outputs, inputs], Initialization::Normal(deviation))?;
         let bias = match bias {
             true => Some(builder.parameter("bias", &[outputs], Initialization::Constant(0.0))?),
             false => None,
@@ -88,7 +88,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let Weight::Dense(weight) = &self.weight;
         let bias = self.bias.as_ref().map(Parameter::value).transpose()?;
-        let y = ops::linear(x, &weight.value()?, bias.as_ref())?;
+        let y = product(x, weight, bias.as_ref())?;
         let Some(adapter) = &self.adapter else { return Ok(y) };
         let dropped = match pass.dropout(adapter.layer).filter(|_| adapter.dropout > 0.0) {
             Some(stream) => Some(ops::dropout(x, adapter.dropout, stream)?),
@@ -106,7 +106,7 @@ impl Linear {
         let scales = factors.affine(f64::from(adapter.scale), 0.0)?.unsqueeze(1)?;
         let up = adapter.up.tensor().to_dtype(DType::F32)?.broadcast_mul(&scales)?.to_dtype(y.dtype())?;
         let (product, correction) = match (&dropped, &bias) {
-            (Some(dropped), _) => (ops::linear(dropped, &weight.value()?, None)?, None),
+            (Some(dropped), _) => (product(dropped, weight, None)?, None),
             // The same x: y less its bias, which is taken out again with what the factors add.
             (None, Some(bias)) => {
                 let correction = (beyond.neg()? * bias.to_dtype(DType::F32)?)?;
@@ -135,6 +135,14 @@ impl Linear {
     pub fn name(&self) -> &str {
         let Weight::Dense(weight) = &self.weight;
         weight.name().strip_suffix(".weight").unwrap_or(weight.name())
+    }
+}
+
+/// `x · Wᵀ + b`, whatever the weight is stored in.
+fn product(x: &Tensor, weight: &Parameter, bias: Option<&Tensor>) -> Result<Tensor> {
+    match weight.packed() {
+        Some(packed) => ops::packed_linear(x, packed, bias),
+        None => ops::linear(x, &weight.value()?, bias),
     }
 }
 

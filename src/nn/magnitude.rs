@@ -42,9 +42,7 @@ impl Magnitude {
         up: &Parameter,
         scale: f32,
     ) -> Result<Tensor> {
-        let constant = |parameter: &Parameter| parameter.tensor().detach().to_dtype(DType::F32);
-        let (down, up) = (constant(down)?, constant(up)?);
-        let w = constant(weight)?;
+        let (w, down, up) = (weight.in_f32()?, down.in_f32()?, up.in_f32()?);
         let squares = match self.squares.get().filter(|_| !weight.is_trainable()) {
             Some(squares) => squares.clone(),
             None => {
@@ -109,7 +107,7 @@ mod tests {
     }
 
     fn parameter(name: &str, tensor: Tensor, trainable: bool, dtype: DType) -> Parameter {
-        let placement = Placement { device: Device::Cpu, dtype };
+        let placement = Placement::new(Device::Cpu, dtype);
         Parameter::new(name.to_owned(), tensor, trainable, &placement).unwrap()
     }
 

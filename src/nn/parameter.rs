@@ -3,7 +3,8 @@
 //! A [`Builder`] walks the architecture's names and asks a [`Source`] for each tensor: a checkpoint, fresh random values, or
 //! shapes alone (to count). Which parameters are trained is decided by name, here, once.
 
-use crate::ops::device::Placement;
+use crate::ops::PackedWeight;
+use crate::ops::device::{FrozenFormat, Placement};
 use crate::randomness::{Purpose, Randomness};
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -14,6 +15,8 @@ pub struct Parameter {
     tensor: Tensor,
     /// What layers compute in; a trained parameter is stored in f32 all the same.
     compute: DType,
+    /// Of a frozen matrix in fewer bits than that.
+    packed: Option<PackedWeight>,
 }
 
 impl Parameter {
@@ -32,7 +35,37 @@ impl Parameter {
         // Narrowed first: fewer bytes travel.
         let tensor = tensor.to_dtype(stored)?.to_device(&placement.device)?;
         let tensor = if trainable { Var::from_tensor(&tensor)?.into_inner() } else { tensor };
-        Ok(Self { name, tensor, compute: placement.dtype })
+        Ok(Self { name, tensor, compute: placement.dtype, packed: None })
+    }
+
+    /// A frozen matrix `[out, in]` in the format that the placement has for these.
+    ///
+    /// # Errors
+    /// If the device has no room for it, or one of its numbers is none.
+    pub fn frozen(name: String, tensor: Tensor, placement: &Placement) -> candle_core::Result<Self> {
+        let packed = match placement.frozen {
+            FrozenFormat::Compute => return Self::new(name, tensor, false, placement),
+            FrozenFormat::Bf16 => PackedWeight::bf16(&tensor, &placement.device)?,
+            FrozenFormat::Int8 => PackedWeight::int8(&tensor, &placement.device)?,
+        };
+        let tensor = packed.values().clone();
+        Ok(Self { name, tensor, compute: placement.dtype, packed: Some(packed) })
+    }
+
+    /// The matrix in few bits, where it is stored so.
+    pub fn packed(&self) -> Option<&PackedWeight> {
+        self.packed.as_ref()
+    }
+
+    /// The values in f32, as constants.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn in_f32(&self) -> candle_core::Result<Tensor> {
+        match &self.packed {
+            Some(packed) => packed.widened(DType::F32),
+            None => self.tensor.detach().to_dtype(DType::F32),
+        }
     }
 
     /// The name in a checkpoint, as transformers v4 writes it.
@@ -40,7 +73,8 @@ impl Parameter {
         &self.name
     }
 
-    /// The values as they are stored: f32 where they are trained, else the compute format.
+    /// The values as they are stored: f32 where they are trained, else the compute format, or fewer bits (see
+    /// [`Parameter::packed`]).
     pub fn tensor(&self) -> &Tensor {
         &self.tensor
     }
@@ -50,12 +84,15 @@ impl Parameter {
     /// # Errors
     /// candle's.
     pub fn value(&self) -> candle_core::Result<Tensor> {
-        self.tensor.to_dtype(self.compute)
+        match &self.packed {
+            Some(packed) => packed.widened(self.compute),
+            None => self.tensor.to_dtype(self.compute),
+        }
     }
 
     /// Where it lies, and what layers compute in.
     pub fn placement(&self) -> Placement {
-        Placement { device: self.tensor.device().clone(), dtype: self.compute }
+        Placement::new(self.tensor.device().clone(), self.compute)
     }
 
     /// Whether gradients are computed for it.
@@ -253,12 +290,34 @@ impl<'a> Builder<'a> {
     ) -> Result<Parameter, ParameterError> {
         let name = self.at(name).path;
         let tensor = self.source.tensor(&name, shape, initialization)?;
-        let trainable = match self.trainable {
-            Trainable::None => false,
-            Trainable::Head => is_head(&name),
-            Trainable::All => true,
-        };
-        Parameter::new(name.clone(), tensor, trainable, self.placement)
+        Parameter::new(name.clone(), tensor, self.trains(&name), self.placement)
             .map_err(|source| ParameterError::Unreadable { name, source })
+    }
+
+    /// The matrix `name` `[out, in]` under this path, in few bits where the placement says so and it is not trained.
+    ///
+    /// # Errors
+    /// Those of [`Source::tensor`].
+    pub fn matrix(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        initialization: Initialization,
+    ) -> Result<Parameter, ParameterError> {
+        let full = self.at(name).path;
+        if self.trains(&full) {
+            return self.parameter(name, &shape, initialization);
+        }
+        let tensor = self.source.tensor(&full, &shape, initialization)?;
+        Parameter::frozen(full.clone(), tensor, self.placement)
+            .map_err(|source| ParameterError::Unreadable { name: full, source })
+    }
+
+    fn trains(&self, name: &str) -> bool {
+        match self.trainable {
+            Trainable::None => false,
+            Trainable::Head => is_head(name),
+            Trainable::All => true,
+        }
     }
 }

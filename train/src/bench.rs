@@ -10,7 +10,7 @@ use crate::start::{StartError, StartingModel};
 use crate::trainer::{Run, TrainError, TrainerSettings, trained_parameters};
 use featherlight::model::{ModelError, ModelFolder};
 use featherlight::nn::Parameter;
-use featherlight::ops::device::{DeviceError, DeviceInfo, Precision};
+use featherlight::ops::device::{DeviceError, DeviceInfo, FrozenFormat, Precision};
 use featherlight::randomness::{Purpose, Randomness};
 use serde_json::{Value, json};
 use std::fmt;
@@ -37,6 +37,8 @@ pub struct BenchSettings {
     pub device: DeviceInfo,
     /// What they compute in; what is trained is kept in f32.
     pub precision: Precision,
+    /// How matrices that are not trained are held.
+    pub frozen: FrozenFormat,
 }
 
 /// Why nothing was measured.
@@ -62,6 +64,7 @@ pub struct BenchFigures {
     architecture: &'static str,
     device: String,
     precision: Precision,
+    frozen: FrozenFormat,
     /// Of the model and its adapters; how many of them are trained.
     parameters: (usize, usize),
     method: Method,
@@ -84,7 +87,7 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
     let folder = ModelFolder::open(&settings.config)?;
     let method = settings.method.for_architecture(&folder.config().architecture);
     let settings = &BenchSettings { method, ..settings.clone() };
-    let placement = settings.device.place(settings.precision)?;
+    let placement = settings.device.place(settings.precision)?.with_frozen(settings.frozen);
     let StartingModel { classifier, config, processor, .. } = StartingModel::random(
         &folder,
         folder.config().clone(),
@@ -119,6 +122,7 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
         architecture: config.architecture.name(),
         device: settings.device.name(),
         precision: settings.precision,
+        frozen: settings.frozen,
         parameters,
         method: settings.method.clone(),
         batch_size: batch.len(),
@@ -174,6 +178,7 @@ impl BenchFigures {
             "architecture": self.architecture,
             "device": self.device,
             "dtype": self.precision.name(),
+            "frozen_dtype": self.frozen.name_beside(self.precision),
             "parameters": self.parameters.0,
             "trainable_parameters": self.parameters.1,
             "method": self.method.to_string(),

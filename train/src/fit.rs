@@ -130,7 +130,7 @@ pub fn fit(
     }
     Output::refuse_taken(&settings.output, settings.overwrite || settings.resume)?;
     let (all, held) = photos(settings, &folder.config().labels)?;
-    let placement = settings.device.place(settings.precision)?;
+    let placement = settings.device.place(settings.precision)?.with_frozen(settings.frozen);
     let StartingModel { classifier, config, processor, head } =
         StartingModel::build(&folder, &all.labels, settings, &placement)?;
     let (labels, before) = (all.labels.len(), folder.config().labels.len());

@@ -9,7 +9,7 @@ use crate::trainer::TrainerSettings;
 use candle_core::DType;
 use featherlight::model::{AdapterConfig, Architecture};
 use featherlight::nn::Trainable;
-use featherlight::ops::device::{DeviceInfo, Precision};
+use featherlight::ops::device::{DeviceInfo, FrozenFormat, Precision};
 use serde_json::{Value, json};
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -117,6 +117,8 @@ pub struct FitSettings {
     pub device: DeviceInfo,
     /// What it computes in; what is trained is kept in f32.
     pub precision: Precision,
+    /// How matrices that are not trained are held.
+    pub frozen: FrozenFormat,
 }
 
 impl FitSettings {
@@ -180,6 +182,7 @@ impl FitSettings {
             "save_dtype": self.save_dtype.as_str(),
             "device": self.device.name(),
             "dtype": self.precision.name(),
+            "frozen_dtype": self.frozen.name_beside(self.precision),
         });
         let mut set = |name: &str, value: Value| json[name] = value;
         if let Method::Lora(adapter) = &self.method {

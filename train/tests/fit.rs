@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use featherlight::model::{AdapterConfig, Inspection, Photo};
 use featherlight::model::{Classifier, Head, LoadedModel, ModelFolder};
 use featherlight::nn::Trainable;
-use featherlight::ops::device::{DeviceInfo, Placement, Precision};
+use featherlight::ops::device::{DeviceInfo, FrozenFormat, Placement, Precision};
 use featherlight::randomness::Randomness;
 use featherlight_train::augment::{Augmentation, Variation};
 use featherlight_train::destination::DestinationError;
@@ -81,6 +81,7 @@ fn from_scratch(model: PathBuf, output: PathBuf) -> FitSettings {
         save_dtype: DType::F32,
         device: DeviceInfo::Cpu,
         precision: Precision::F32,
+        frozen: FrozenFormat::Compute,
     }
 }
 
@@ -419,6 +420,34 @@ fn a_run_in_bf16_saves_a_model_whose_frozen_weights_lost_nothing() {
     for (left, right) in logits(&unmerged).iter().zip(logits(&merged)) {
         for (left, right) in left.iter().zip(right) {
             assert!((left - right).abs() < 1e-4, "{left} {right}");
+        }
+    }
+}
+
+#[test]
+fn frozen_weights_held_in_few_bits_train_nearly_the_same_and_what_is_saved_lost_nothing() {
+    let output = tempfile::tempdir().expect("a folder");
+    let with = |frozen, name: &str| {
+        let settings = FitSettings { frozen, ..lora(output.path().join(name)) };
+        run(&settings);
+        settings
+    };
+    let full = with(FrozenFormat::Compute, "f32");
+    let loss = |settings: &FitSettings| metrics(&settings.output)[0]["loss"].as_f64().expect("a loss");
+    for (frozen, name, near) in [(FrozenFormat::Int8, "int8", 2e-2), (FrozenFormat::Bf16, "bf16", 1e-2)] {
+        let packed = with(frozen, name);
+        let difference = (loss(&packed) - loss(&full)).abs();
+        assert!(difference > 0.0 && difference < near, "{name}: {difference}");
+        let run = std::fs::read_to_string(packed.output.join("run.json")).expect("run.json");
+        let run: Value = serde_json::from_str(&run).expect("JSON");
+        assert_eq!(run["settings"]["frozen_dtype"], name);
+        let base = tensors(&packed.model.join("model.safetensors"));
+        let merged = tensors(&packed.output.join("merged/model.safetensors"));
+        let values =
+            |tensor: &Tensor| tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("f32 values");
+        for untouched in ["intermediate.dense.weight", "attention.attention.key.weight"] {
+            let name = format!("beit.encoder.layer.0.{untouched}");
+            assert_eq!(values(&merged[&name]), values(&base[&name]), "{name}");
         }
     }
 }

@@ -29,7 +29,7 @@ fn gradients_and_training_runs_are_those_of_the_reference() {
 /// In f64 the CPU has no kernels: every op is composed of candle's operations, as it is on a device without a kernel for it.
 #[test]
 fn gradients_and_training_runs_of_the_composed_ops_are_those_of_the_reference() {
-    let outcomes = verify_goldens(&root(), &Placement { device: Device::Cpu, dtype: DType::F64 }).unwrap();
+    let outcomes = verify_goldens(&root(), &Placement::new(Device::Cpu, DType::F64)).unwrap();
     outcomes.iter().for_each(|outcome| println!("{outcome}"));
     assert!(outcomes.iter().all(|outcome| !outcome.failed()));
     assert!(outcomes.iter().any(|outcome| matches!(outcome.verdict, Verdict::Same(_))));
@@ -39,7 +39,7 @@ fn gradients_and_training_runs_of_the_composed_ops_are_those_of_the_reference() 
 #[test]
 fn in_16_bits_gradients_and_training_runs_stay_near_the_reference() {
     for dtype in [DType::BF16, DType::F16] {
-        let outcomes = verify_goldens(&root(), &Placement { device: Device::Cpu, dtype }).unwrap();
+        let outcomes = verify_goldens(&root(), &Placement::new(Device::Cpu, dtype)).unwrap();
         outcomes.iter().for_each(|outcome| println!("{dtype:?} {outcome}"));
         assert!(outcomes.iter().all(|outcome| !outcome.failed()));
     }

@@ -198,7 +198,7 @@ impl DeviceInfo {
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => return Err(DeviceError::NotSupported { wanted: self.name() }),
         };
-        Ok(Placement { device, dtype: precision.dtype() })
+        Ok(Placement::new(device, precision.dtype()))
     }
 
     /// The most memory that this process's tensors have held on it at once, bytes; `None` for the CPU, or where the driver
@@ -256,6 +256,29 @@ fn least_compute_capability() -> (u32, u32) {
     (0, 0)
 }
 
+/// How the matrices that are not trained are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrozenFormat {
+    /// In the compute format.
+    #[default]
+    Compute,
+    /// In bf16, 16 bits with f32's range.
+    Bf16,
+    /// In 8 bits, with a scale for each row.
+    Int8,
+}
+
+impl FrozenFormat {
+    /// What people call it where `precision` is computed in.
+    pub fn name_beside(self, precision: Precision) -> &'static str {
+        match self {
+            Self::Compute => precision.name(),
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
 /// Where a model's weights lie, and what it computes in.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -263,9 +286,22 @@ pub struct Placement {
     pub device: Device,
     /// The compute format. Frozen weights are stored in it; trained ones are stored in f32 and cast where they are used.
     pub dtype: DType,
+    /// How matrices that are not trained are stored.
+    pub frozen: FrozenFormat,
 }
 
 impl Placement {
     /// The CPU in f32.
-    pub const CPU: Self = Self { device: Device::Cpu, dtype: DType::F32 };
+    pub const CPU: Self = Self::new(Device::Cpu, DType::F32);
+
+    /// This device and this compute format, in which frozen weights are stored as well.
+    pub const fn new(device: Device, dtype: DType) -> Self {
+        Self { device, dtype, frozen: FrozenFormat::Compute }
+    }
+
+    /// The same with frozen matrices stored in another format.
+    #[must_use]
+    pub fn with_frozen(self, frozen: FrozenFormat) -> Self {
+        Self { frozen, ..self }
+    }
 }

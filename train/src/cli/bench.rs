@@ -1,7 +1,7 @@
 //! The command line of `featherlight-train bench`.
 
-use super::Where;
 use super::fit::{Lora, MethodName};
+use super::{FrozenType, Where};
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use featherlight::ops::device::{DeviceInfo, Precision};
@@ -37,6 +37,9 @@ pub struct Bench {
     /// Print one JSON object
     #[arg(long, env = "FEATHERLIGHT_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
+    /// What matrices that are not trained are held in: int8 needs a quarter of f32's memory
+    #[arg(long, env = "FEATHERLIGHT_FROZEN_DTYPE", value_enum, default_value = "auto")]
+    pub frozen_dtype: FrozenType,
     /// Where to compute.
     #[command(flatten)]
     pub place: Where,
@@ -57,6 +60,7 @@ impl Bench {
             randomness: Randomness::new(self.seed),
             device,
             precision,
+            frozen: self.frozen_dtype.format(precision, self.method == MethodName::Full)?,
         })
     }
 }

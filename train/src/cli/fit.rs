@@ -1,6 +1,8 @@
 //! The command line of `featherlight-train fit`: what a person may type, and what it means.
 
-use super::{SaveType, Where, layer_decay, loader_threads, not_negative, positive, probability, share};
+use super::{
+    FrozenType, SaveType, Where, layer_decay, loader_threads, not_negative, positive, probability, share,
+};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use featherlight::model::{AdapterConfig, parse_target};
@@ -176,6 +178,9 @@ pub struct Fit {
     /// Number type of the weights in merged/
     #[arg(long, env = "FEATHERLIGHT_SAVE_DTYPE", value_enum, default_value = "f32")]
     pub save_dtype: SaveType,
+    /// What matrices that are not trained are held in: int8 needs a quarter of f32's memory
+    #[arg(long, env = "FEATHERLIGHT_FROZEN_DTYPE", value_enum, default_value = "auto")]
+    pub frozen_dtype: FrozenType,
     /// Where to compute.
     #[command(flatten)]
     pub place: Where,
@@ -304,6 +309,7 @@ impl Fit {
             save_dtype: self.save_dtype.dtype(),
             device,
             precision,
+            frozen: self.frozen_dtype.format(precision, self.method == MethodName::Full)?,
         })
     }
 }
@@ -398,6 +404,7 @@ mod tests {
             (&["--no-augment", "--crop-scale", "0.4"], "--crop-scale"),
             (&["--val", "v", "--val-split", "0.1"], "--val-split"),
             (&["--resume", "--overwrite"], "--overwrite"),
+            (&["--method", "full", "--frozen-dtype", "int8"], "--frozen-dtype"),
             (&["--cache", "none", "--cache-limit", "1GiB"], "--cache-limit"),
             (&["--no-augment", "--rand-augment", "2,9"], "--rand-augment"),
             (&["--val-split", "0", "--early-stopping-patience", "3"], "--early-stopping-patience"),

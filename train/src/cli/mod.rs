@@ -11,7 +11,9 @@ pub use fit::Fit;
 use candle_core::DType;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use featherlight::ops::device::{DeviceError, DeviceInfo, DeviceRequest, Precision, PrecisionRequest};
+use featherlight::ops::device::{
+    DeviceError, DeviceInfo, DeviceRequest, FrozenFormat, Precision, PrecisionRequest,
+};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -57,6 +59,40 @@ pub enum SaveType {
     F16,
     /// 16 bits with the range of f32
     Bf16,
+}
+
+/// Number types that matrices which are not trained can be held in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FrozenType {
+    /// What is computed in
+    Auto,
+    /// 32 bits
+    F32,
+    /// 16 bits with the range of f32
+    Bf16,
+    /// 8 bits, with a scale for each row
+    Int8,
+}
+
+impl FrozenType {
+    /// What it comes to where `precision` is computed in and `everything` may be trained.
+    ///
+    /// # Errors
+    /// If there is nothing frozen, or it would be held in more bits than are computed with.
+    pub fn format(self, precision: Precision, everything: bool) -> Result<FrozenFormat, String> {
+        match (self, precision) {
+            (Self::Auto, _) => Ok(FrozenFormat::Compute),
+            _ if everything => {
+                Err("--frozen-dtype goes with --method lora or head: full trains every weight".to_owned())
+            }
+            (Self::F32, Precision::F32) | (Self::Bf16, Precision::Bf16) => Ok(FrozenFormat::Compute),
+            (Self::Int8, _) => Ok(FrozenFormat::Int8),
+            (Self::Bf16, Precision::F32) => Ok(FrozenFormat::Bf16),
+            (Self::F32 | Self::Bf16, _) => Err(format!(
+                "--frozen-dtype is wider than, or another 16 bits than, --dtype {precision}, in which they would be used: auto or int8 wanted"
+            )),
+        }
+    }
 }
 
 /// Where a job computes.

@@ -10,7 +10,7 @@ use crate::loader::Cache;
 use crate::settings::{FitSettings, Method, StartingWeights, Validation};
 use crate::trainer::TrainerSettings;
 use candle_core::DType;
-use featherlight::ops::device::{DeviceInfo, Precision};
+use featherlight::ops::device::{DeviceInfo, FrozenFormat, Precision};
 use featherlight::randomness::Randomness;
 use serde_json::json;
 use std::num::NonZeroUsize;
@@ -50,6 +50,7 @@ pub fn a_job(name: &str) -> Job {
             save_dtype: DType::F32,
             device: DeviceInfo::Cpu,
             precision: Precision::F32,
+            frozen: FrozenFormat::Compute,
         },
         training: json!({ "settings": { "epochs": 2, "model": "m" }, "photos": "150 photos" }),
         evaluation: json!({ "test": "test", "batch_size": 8 }),

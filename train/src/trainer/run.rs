@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
         let groups = Groups::new(settings.learning_rates, &depths);
         let optimizer = AdamW::new(&parameters, optimizer, |parameter| groups.group(parameter))?;
         let average = settings.ema_decay.map(|decay| MovingAverage::new(&optimizer, decay)).transpose()?;
-        let Placement { device, dtype } = model.placement();
+        let Placement { device, dtype, .. } = model.placement();
         Ok(Self {
             model,
             device,
