@@ -35,11 +35,16 @@ pub(crate) fn model_card(
     let _ = match evaluation {
         Some(evaluation) => writeln!(
             card,
-            "Top-1 {:.4}, top-5 {:.4}, loss {:.4} on {} photos that were not trained on.",
+            "Top-1 {:.4}, top-5 {:.4}, loss {:.4} on {} photos {}.",
             evaluation.top1_accuracy(),
             evaluation.top5_accuracy(),
             evaluation.mean_loss(),
-            evaluation.photos
+            evaluation.photos,
+            match run["data"]["leaks"].as_array().map_or(0, Vec::len) {
+                0 => "that were not trained on".to_owned(),
+                leaks =>
+                    format!("of which at least {leaks} were also trained on: they look better than they are"),
+            }
         ),
         None => writeln!(card, "Not measured: the run had no validation photos."),
     };

@@ -3,8 +3,9 @@
 //! `fit` writes one after every epoch and whenever else it is told to, and reads it with `--resume`. One file, written beside its
 //! place and renamed: a kill at any moment leaves the one before, whole.
 
+use crate::optimizer::{FIRST, SECOND};
 use crate::trainer::{Snapshot, State};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use featherlight::model::{ModelError, create_folder, save_tensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -24,7 +25,7 @@ pub struct Record {
     /// Length of `metrics.jsonl`, bytes: what was written after the checkpoint is cut off, for it will be written again.
     pub metrics_bytes: u64,
     /// Sum of the losses of the epoch's photos so far, as text: JSON's numbers need not come back to the last bit.
-    #[serde(with = "exact")]
+    #[serde(with = "crate::exact")]
     pub epoch_loss: f64,
     /// How many these photos are.
     pub epoch_photos: usize,
@@ -61,7 +62,7 @@ pub enum CheckpointError {
     },
     /// It is no checkpoint, or a damaged one.
     #[error(
-        "{}: the checkpoint is damaged ({problem}): put a whole copy in its place, or begin anew with --overwrite",
+        "{}: the checkpoint is damaged ({problem}): put a whole copy in its place, perhaps that of checkpoints/best, or begin anew with --overwrite",
         file.display()
     )]
     Damaged {
@@ -87,19 +88,6 @@ pub enum CheckpointError {
     },
 }
 
-/// Numbers to the last bit: written as the shortest text that means them, read by Rust's own parser.
-pub(crate) mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&value.to_string())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(Error::custom)
-    }
-}
-
 impl Checkpoint {
     /// Writes it to `folder`, whole or not at all.
     ///
@@ -113,10 +101,12 @@ impl Checkpoint {
                 problem: error.to_string(),
             })
         };
+        let made_of: Map<String, Value> =
+            self.made_of.iter().map(|(key, value)| (key.clone(), exact(value))).collect();
         let metadata = [
             ("state", json(serde_json::to_string(&self.snapshot.state))?),
             ("record", json(serde_json::to_string(&self.record))?),
-            ("made_of", json(serde_json::to_string(&self.made_of))?),
+            ("made_of", json(serde_json::to_string(&made_of))?),
         ];
         Ok(save_tensors(self.snapshot.tensors.clone(), &metadata, &folder.join(FILE))?)
     }
@@ -139,27 +129,71 @@ impl Checkpoint {
             _ => {}
         }
         let from = from.join(FILE);
-        let linked = std::fs::hard_link(&from, &beside);
-        linked.or_else(|_| std::fs::copy(&from, &beside).map(drop)).map_err(failed)?;
-        std::fs::rename(&beside, &file).map_err(failed)
+        let copy = || std::fs::copy(&from, &beside).and_then(|_| std::fs::File::open(&beside)?.sync_all());
+        let there = std::fs::hard_link(&from, &beside).or_else(|_| copy());
+        there.and_then(|()| std::fs::rename(&beside, &file)).map_err(|error| {
+            let _ = std::fs::remove_file(&beside);
+            failed(error)
+        })
     }
+}
 
-    /// Reads the one of `folder`.
+/// A checkpoint that was written, opened: its tensors are read when they are wanted.
+pub struct Saved {
+    /// Where the run stood.
+    pub state: State,
+    /// The record's part.
+    pub record: Record,
+    made_of: Map<String, Value>,
+    tensors: featherlight::model::Checkpoint,
+}
+
+impl Saved {
+    /// Opens the one of `folder`.
     ///
     /// # Errors
     /// If it is not there, cannot be read, or is damaged.
-    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let file = folder.join(FILE);
         let damaged = |problem: String| CheckpointError::Damaged { file: file.clone(), problem };
         let metadata = header(&file)?;
         let text = |key: &str| metadata.get(key).ok_or_else(|| damaged(format!("it has no `{key}`")));
         let json = |error: serde_json::Error| damaged(error.to_string());
-        let state: State = serde_json::from_str(text("state")?).map_err(json)?;
+        let state = serde_json::from_str(text("state")?).map_err(json)?;
         let record = serde_json::from_str(text("record")?).map_err(json)?;
         let made_of = serde_json::from_str(text("made_of")?).map_err(json)?;
-        let tensors: HashMap<String, Tensor> = candle_core::safetensors::load(&file, &Device::Cpu)
-            .map_err(|error| damaged(error.to_string()))?;
-        Ok(Self { snapshot: Snapshot { tensors, state }, record, made_of })
+        let tensors = featherlight::model::Checkpoint::open_safetensors(&file);
+        let tensors = tensors.map_err(|error| damaged(error.to_string()))?;
+        Ok(Self { state, record, made_of, tensors })
+    }
+
+    /// Everything that a run goes on from.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn snapshot(&self) -> Result<Snapshot, CheckpointError> {
+        Ok(Snapshot { tensors: self.tensors(|_| true)?, state: self.state.clone() })
+    }
+
+    /// The weights alone, and their moving average.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn weights(&self) -> Result<HashMap<String, Tensor>, CheckpointError> {
+        self.tensors(|name| !name.starts_with(FIRST) && !name.starts_with(SECOND))
+    }
+
+    fn tensors(&self, wanted: impl Fn(&str) -> bool) -> Result<HashMap<String, Tensor>, CheckpointError> {
+        let damaged =
+            |problem: String| CheckpointError::Damaged { file: self.tensors.file().into(), problem };
+        let names = self.tensors.names().into_iter().filter(|name| wanted(name));
+        names
+            .map(|name| match self.tensors.read(&name) {
+                Ok(Some(tensor)) => Ok((name, tensor)),
+                Ok(None) => Err(damaged(format!("it has no `{name}`"))),
+                Err(error) => Err(damaged(error.to_string())),
+            })
+            .collect()
     }
 
     /// That what `made_of` names is as it was when the run began; `folder` is the run's.
@@ -167,15 +201,14 @@ impl Checkpoint {
     /// # Errors
     /// The first that differs.
     pub fn check(&self, made_of: &Map<String, Value>, folder: &Path) -> Result<(), CheckpointError> {
-        let said = |value: &Value| match value {
-            Value::Null => "not given".to_owned(),
-            Value::String(text) => format!("`{text}`"),
-            value => value.to_string(),
+        let said = |value: &Value| match exact(value) {
+            Value::String(text) => text,
+            _ => "not given".to_owned(),
         };
         for (key, now) in made_of {
             // What a run of an earlier version does not name was not given.
             let before = self.made_of.get(key).unwrap_or(&Value::Null);
-            if before != now {
+            if before != &exact(now) {
                 return Err(CheckpointError::Changed {
                     folder: folder.to_owned(),
                     what: key.clone(),
@@ -185,6 +218,14 @@ impl Checkpoint {
             }
         }
         Ok(())
+    }
+}
+
+/// A number as its text: JSON's need not come back to the last bit.
+fn exact(value: &Value) -> Value {
+    match value {
+        Value::Null | Value::String(_) => value.clone(),
+        other => Value::String(other.to_string()),
     }
 }
 
@@ -215,6 +256,7 @@ struct Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
     use serde_json::json;
 
     fn made_of(value: Value) -> Map<String, Value> {
@@ -225,7 +267,7 @@ mod tests {
         let tensor = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         let state: State = serde_json::from_value(json!({
             "step": 3, "optimizer_steps": 3, "loss_scale": "1", "best": null, "evaluations_since_best": 0,
-            "stopped_early": null,
+            "stopped_early": null, "evaluation_due": false,
         }))
         .unwrap();
         let record = Record { metrics_bytes: 12, epoch_loss: loss, epoch_photos: 4, ..Record::default() };
@@ -239,10 +281,10 @@ mod tests {
         for loss in [0.1 + 0.2, 1e-300, 7.123_456_789_012_345e17, f64::MIN_POSITIVE] {
             let written = checkpoint(loss);
             written.write(folder.path()).unwrap();
-            let read = Checkpoint::read(folder.path()).unwrap();
-            assert_eq!((read.record, read.made_of), (written.record, written.made_of));
-            assert_eq!(read.snapshot.state, written.snapshot.state);
-            assert_eq!(read.snapshot.tensors["parameter.a"].to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+            let read = Saved::open(folder.path()).unwrap();
+            let snapshot = read.snapshot().unwrap();
+            assert_eq!((&read.record, &snapshot.state), (&written.record, &written.snapshot.state));
+            assert_eq!(snapshot.tensors["parameter.a"].to_vec1::<f32>().unwrap(), [1.0, 2.0]);
         }
     }
 
@@ -254,17 +296,22 @@ mod tests {
         let whole = std::fs::read(&file).unwrap();
         for bytes in [&whole[..whole.len() - 1], &whole[..20], &whole[..3], b"no safetensors file at all"] {
             std::fs::write(&file, bytes).unwrap();
-            let error = Checkpoint::read(folder.path()).unwrap_err();
+            let error = Saved::open(folder.path()).err().unwrap();
             assert!(matches!(error, CheckpointError::Damaged { .. }), "{error}");
             assert!(error.to_string().contains(FILE), "{error}");
         }
     }
 
     #[test]
-    fn a_change_is_named_with_what_it_was_and_what_it_is() {
-        let checkpoint = checkpoint(1.0);
-        let check = |now: Value| checkpoint.check(&made_of(now), Path::new("out")).map_err(|e| e.to_string());
-        assert_eq!(check(json!({ "--seed": 1, "--epochs": 3, "--val": null })), Ok(()));
+    fn a_change_is_named_with_what_it_was_and_what_it_is_and_no_number_changes_by_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let rates = [2.916_153_499_497_856_6e-5, 0.090_909_090_909_090_91, 5e-5];
+        let mut written = checkpoint(1.0);
+        written.made_of.insert("--rates".to_owned(), json!(rates));
+        written.write(folder.path()).unwrap();
+        let saved = Saved::open(folder.path()).unwrap();
+        let check = |now: Value| saved.check(&made_of(now), Path::new("out")).map_err(|e| e.to_string());
+        assert_eq!(check(json!({ "--seed": 1, "--epochs": 3, "--val": null, "--rates": rates })), Ok(()));
         let error = check(json!({ "--epochs": 5, "--seed": 1 })).unwrap_err();
         assert!(error.starts_with("--epochs was 3 when the run in out began and is 5 now"), "{error}");
         let error = check(json!({ "--seed": 1, "--ema-decay": 0.9 })).unwrap_err();
@@ -277,8 +324,8 @@ mod tests {
         let (best, last) = (folder.path().join("best"), folder.path().join("last"));
         checkpoint(1.0).write(&best).unwrap();
         Checkpoint::share(&best, &last).unwrap();
-        assert_eq!(Checkpoint::read(&last).unwrap().record.epoch_loss, 1.0);
+        assert_eq!(Saved::open(&last).unwrap().record.epoch_loss, 1.0);
         checkpoint(2.0).write(&last).unwrap();
-        assert_eq!(Checkpoint::read(&best).unwrap().record.epoch_loss, 1.0);
+        assert_eq!(Saved::open(&best).unwrap().record.epoch_loss, 1.0);
     }
 }

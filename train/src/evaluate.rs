@@ -3,7 +3,7 @@
 //! Called by the trainer after every epoch and by `evaluate`. It runs the model as it is served: no augmentation, no
 //! dropout. With test-time augmentation a photo is seen twice, as it is and mirrored.
 
-use crate::augment::{AugmentError, Augmentation, Augmenter};
+use crate::augment::{AugmentError, Augmentation, Augmenter, mirror_rows};
 use crate::dataset::{Dataset, DatasetError, LabelSpace, Sample};
 pub use crate::evaluation::Evaluation;
 use crate::loader::{self, Batch, Loader, LoaderError, Unreadable};
@@ -104,10 +104,7 @@ pub fn evaluate_views(
 /// The batch with each photo's left and right exchanged.
 fn mirrored(batch: &Batch) -> Batch {
     let mut mirror = batch.clone();
-    for row in mirror.pixels.chunks_exact_mut((batch.width * 3).max(1)) {
-        row.reverse(); // the right pixel first, and each pixel's channels reversed with it
-        row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
-    }
+    mirror_rows(&mut mirror.pixels, batch.width);
     mirror
 }
 

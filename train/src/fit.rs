@@ -6,18 +6,18 @@
 mod recorder;
 
 use crate::augment::{AugmentError, Augmentation, Augmenter};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Saved};
 use crate::data_check::{CheckError, Checked, DataReport, Held, check};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::fingerprint;
-use crate::loader::{Batch, Loader};
+use crate::loader::{Batch, Loader, PhotoCache};
 use crate::output::{Output, OutputError};
 use crate::progress::Progress;
 use crate::report::mosaic::{self, Mosaic};
 use crate::report::{ReportError, Reporter};
 use crate::sampler::order;
-use crate::settings::{FitSettings, StartingWeights, Validation};
+use crate::settings::{CACHE_FOLDER, FitSettings, StartingWeights, Validation};
 use crate::split::SplitError;
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{self, Outcome, TrainError, TrainerSettings, steps, train, trained_parameters};
@@ -39,6 +39,9 @@ pub enum FitError {
     /// The part kept aside.
     #[error(transparent)]
     Split(#[from] SplitError),
+    /// What the check of the photos found.
+    #[error(transparent)]
+    Check(CheckError),
     /// The augmentation.
     #[error(transparent)]
     Augment(#[from] AugmentError),
@@ -90,6 +93,7 @@ impl From<CheckError> for FitError {
         match error {
             CheckError::Loader(error) => Self::Train(error.into()),
             CheckError::Split(error) => Self::Split(error),
+            error @ CheckError::OneClass { .. } => Self::Check(error),
         }
     }
 }
@@ -149,9 +153,10 @@ pub fn fit(
     }
 
     // It takes its time: whatever can be refused before is.
+    Output::refuse_unwritable(&settings.output)?;
     let loading = settings.loading();
     let Checked { training, validation, report } =
-        check(all, held, settings.trainer.randomness, &loading, progress)?;
+        check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
     report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     progress.say(&report.summary());
     let made_of = made_of(settings, &training.labels, &report)?;
@@ -205,7 +210,7 @@ pub fn fit(
     let mut trainer =
         trainer::Run::new(&*classifier, &normalization, &settings.trainer, steps_an_epoch, &sizes)?;
     if let Some(checkpoint) = &checkpoint {
-        trainer.restore(&checkpoint.snapshot).map_err(TrainError::from)?;
+        trainer.restore(checkpoint.snapshot()?).map_err(TrainError::from)?;
         progress.say(&format!("going on after step {} of {total}", trainer.step_number()));
     }
     let start =
@@ -219,7 +224,7 @@ pub fn fit(
     };
     let record = checkpoint.map(|checkpoint| checkpoint.record);
     let mut recorder = Recorder::open(start, record, reporter, stop, progress)?;
-    recorder.begin(total, trainer.step_number())?;
+    recorder.begin(total, trainer.step_number(), trainer.step_number() / steps_an_epoch.max(1))?;
     let trained = train(&mut trainer, &training_loader, validation_loader.as_ref(), &mut recorder);
     let later = training_loader
         .unreadable()
@@ -228,28 +233,12 @@ pub fn fit(
         .map(|photo| json!({ "file": photo.path.to_string_lossy(), "reason": photo.reason }));
     let unreadable: Vec<_> = report.unreadable_json().into_iter().chain(later).collect();
     recorder.unreadable(&unreadable);
-    let outcome = recorder.trained(trained)?;
+    let outcome = recorder.trained(trained, trainer.best())?;
 
-    let last_epoch = trainer.step_number() / steps_an_epoch.max(1);
-    let best = trainer.best().filter(|best| settings.keeps_best() && best.epoch < last_epoch);
-    let best = best.and_then(|best| match Checkpoint::read(&Output::best(&settings.output)) {
-        Ok(checkpoint) => Some((best.epoch, checkpoint.snapshot.tensors)),
-        // Nothing earned is lost: the last weights are good ones as well.
-        Err(error) => {
-            tracing::warn!("the last epoch's weights are kept instead of the best: {error}");
-            None
-        }
-    });
-    trainer.finish(best.as_ref().map(|(_, tensors)| tensors)).map_err(TrainError::from)?;
-    let kept = best.map(|(epoch, _)| epoch);
-    // Of the weights that are kept: those of an earlier epoch, or of a run that had nothing left to do but this.
-    if let Some(loader) = validation_loader.as_ref().filter(|_| kept.is_some() || !recorder.has_evaluation())
-    {
-        let evaluation = evaluate(&*classifier, &normalization, loader, |_| {}).map_err(TrainError::from)?;
-        recorder.evaluated(&evaluation);
-    }
-    recorder.keep(classifier, kept)?;
+    let kept = conclude(trainer, steps_an_epoch, validation_loader.as_ref(), &mut recorder);
+    recorder.concluded(kept)?;
     loading.cache.remove();
+    PhotoCache::remove_left(&settings.output.join(CACHE_FOLDER)); // of a run that went on with another cache
     Ok(FitSummary {
         evaluation: recorder.evaluation().cloned(),
         unreadable: unreadable.len(),
@@ -259,6 +248,35 @@ pub fn fit(
             Outcome::Completed | Outcome::Interrupted { .. } => None,
         },
     })
+}
+
+/// Gives the model the weights that the run came to, evaluates them where that is not done, and saves them.
+fn conclude(
+    trainer: trainer::Run<'_>,
+    steps_an_epoch: u64,
+    validation: Option<&Loader>,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), FitError> {
+    let (model, normalization) = (trainer.model(), trainer.normalization());
+    let last_epoch = trainer.step_number() / steps_an_epoch.max(1);
+    let best = trainer.best().filter(|best| recorder.settings().keeps_best() && best.epoch < last_epoch);
+    let best = best.and_then(|_| {
+        let saved = Saved::open(&Output::best(&recorder.settings().output))
+            .and_then(|saved| Ok((saved.weights()?, saved.state.best)));
+        // Nothing earned is lost: the last weights are good ones as well.
+        saved
+            .inspect_err(|error| tracing::warn!("the last epoch's weights are kept, not the best: {error}"))
+            .ok()
+    });
+    let (weights, kept) = best.map_or((None, None), |(weights, best)| (Some(weights), best));
+    trainer.finish(weights.as_ref()).map_err(TrainError::from)?;
+    drop(weights);
+    // Of the weights that are kept: those of an earlier epoch, or of a run that had nothing left to do but this.
+    if let Some(loader) = validation.filter(|_| kept.is_some() || !recorder.has_evaluation()) {
+        let evaluation = evaluate(model, normalization, loader, |_| {}).map_err(TrainError::from)?;
+        recorder.evaluated(&evaluation);
+    }
+    recorder.keep(model, kept.map(|best| best.epoch))
 }
 
 /// What the model will see first; a page without it is no reason to end a run.
@@ -273,13 +291,13 @@ fn mosaic(loader: &Loader, settings: &TrainerSettings) -> Option<Mosaic> {
 
 /// What to go on from, where that is asked for and there is something. A run that was ended before its first checkpoint begins
 /// anew.
-fn find_checkpoint(settings: &FitSettings) -> Result<Option<Checkpoint>, FitError> {
+fn find_checkpoint(settings: &FitSettings) -> Result<Option<Saved>, FitError> {
     if !settings.resume {
         return Ok(None);
     }
     let (output, last) = (&settings.output, Output::last(&settings.output));
     if Checkpoint::exists(&last) {
-        return Ok(Some(Checkpoint::read(&last)?));
+        return Ok(Some(Saved::open(&last)?));
     }
     let completed = std::fs::read_to_string(output.join("run.json"))
         .ok()

@@ -21,6 +21,7 @@ pub mod dataset;
 pub mod destination;
 pub mod evaluate;
 pub mod evaluation;
+mod exact;
 pub mod fingerprint;
 pub mod fit;
 pub mod groups;

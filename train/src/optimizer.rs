@@ -44,8 +44,8 @@ impl Group {
 
 /// Prefixes of the tensors of a saved state.
 const PARAMETER: &str = "parameter.";
-const FIRST: &str = "first.";
-const SECOND: &str = "second.";
+pub(crate) const FIRST: &str = "first.";
+pub(crate) const SECOND: &str = "second.";
 
 /// The optimiser and its state.
 pub struct AdamW {
@@ -108,12 +108,13 @@ impl AdamW {
             .collect()
     }
 
-    /// Goes back to a [`AdamW::state`] of an optimiser of the same parameters, after `steps` steps.
+    /// Goes back to a [`AdamW::state`] of an optimiser of the same parameters, after `steps` steps. The moments are taken over, and
+    /// written to by the next step: nobody else may hold them.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape; nothing has been changed then.
-    pub fn restore(&mut self, state: &HashMap<String, Tensor>, steps: u32) -> Result<()> {
-        let find = |kind: &str, slot: &Slot| find(state, &format!("{kind}{}", slot.name), &slot.variable);
+    pub fn restore(&mut self, state: HashMap<String, Tensor>, steps: u32) -> Result<()> {
+        let find = |kind: &str, slot: &Slot| find(&state, &format!("{kind}{}", slot.name), &slot.variable);
         let found = |slot: &Slot| Ok([find(PARAMETER, slot)?, find(FIRST, slot)?, find(SECOND, slot)?]);
         let tensors: Vec<[Tensor; 3]> = self.slots.iter().map(found).collect::<Result<_>>()?;
         for (slot, [parameter, first, second]) in self.slots.iter_mut().zip(tensors) {
@@ -244,7 +245,7 @@ mod tests {
             (optimizer(&whole), optimizer(&first_half), optimizer(&second_half));
         (0..6).for_each(|_| step(&mut uninterrupted, &whole));
         (0..3).for_each(|_| step(&mut before, &first_half));
-        after.restore(&before.state(), before.steps()).unwrap();
+        after.restore(before.state(), before.steps()).unwrap();
         (0..3).for_each(|_| step(&mut after, &second_half));
         assert_eq!(values(&second_half), values(&whole));
         assert_ne!(values(&whole), values(&parameter()));
@@ -256,7 +257,7 @@ mod tests {
         let mut optimizer = AdamW::new(&[&parameter], AdamWSettings::default(), |_| Group::PLAIN).unwrap();
         let mut state = optimizer.state();
         state.remove("second.weight");
-        let error = optimizer.restore(&state, 1).unwrap_err().to_string();
+        let error = optimizer.restore(state, 1).unwrap_err().to_string();
         assert!(error.contains("second.weight"), "{error}");
         assert_eq!(optimizer.steps(), 0);
     }

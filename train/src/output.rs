@@ -70,6 +70,15 @@ impl Output {
     /// An earlier run; a folder that cannot be written.
     pub fn create(folder: &Path, overwrite: bool) -> Result<Self, OutputError> {
         Self::refuse_taken(folder, overwrite)?;
+        // First of all: nobody may go on from a run that was replaced.
+        for checkpoints in [Self::last(folder), Self::best(folder)] {
+            match std::fs::remove_dir_all(&checkpoints) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(OutputError::Io { file: checkpoints, source: error });
+                }
+                _ => {}
+            }
+        }
         for name in FILES {
             let path = folder.join(name);
             if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
@@ -97,6 +106,16 @@ impl Output {
         Ok(())
     }
 
+    /// That files can be written to `folder`, which is made where it is not there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn refuse_unwritable(folder: &Path) -> Result<(), OutputError> {
+        create_folder(folder)?;
+        let written = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder);
+        written.map(drop).map_err(|source| OutputError::Io { file: folder.to_owned(), source })
+    }
+
     /// Opens the folder of a run that goes on: what `metrics.jsonl` held beyond `metrics_bytes` is cut off.
     ///
     /// # Errors
@@ -114,6 +133,7 @@ impl Output {
     }
 
     fn open(folder: &Path) -> Result<Self, OutputError> {
+        remove_unfinished(folder);
         let path = folder.join(METRICS);
         let metrics = OpenOptions::new()
             .create(true)
@@ -182,6 +202,7 @@ impl Output {
             "loss": step.loss,
             "lr": step.learning_rate,
             "grad_norm": step.grad_norm,
+            "photos": step.photos,
             "images_per_second": step.images_per_second(),
             "waiting": if step.seconds > 0.0 { step.waiting / step.seconds } else { 0.0 },
         }))
@@ -216,6 +237,26 @@ impl Output {
     }
 }
 
+/// How the names of files begin that are still being written.
+const UNFINISHED: &str = ".writing-";
+
+/// Removes what a run that was killed had begun to write: as large as a model, and of no use to anyone.
+fn remove_unfinished(folder: &Path) {
+    let places = [Output::last(folder), Output::best(folder), folder.join("adapter"), folder.join("merged")];
+    for place in places.iter().map(PathBuf::as_path).chain([folder]) {
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // The second is safetensors' own, in folders that are the run's alone.
+            let unfinished = name.starts_with(UNFINISHED) || (place != folder && name.starts_with(".tmp"));
+            if unfinished && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                // It is in nobody's way if it stays.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
 /// The most memory this process has held, in bytes, where the system tells (Linux).
 pub(crate) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -234,6 +275,8 @@ mod tests {
         std::fs::create_dir(folder.path().join("merged")).unwrap();
         std::fs::write(folder.path().join("merged/model.safetensors"), "earned").unwrap();
         std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        std::fs::create_dir_all(Output::last(folder.path())).unwrap();
+        std::fs::write(folder.path().join("merged/.writing-x"), "half a model").unwrap();
 
         let error = Output::create(folder.path(), false).err().unwrap().to_string();
         assert!(error.contains("merged") && error.contains("--overwrite"), "{error}");
@@ -243,6 +286,8 @@ mod tests {
         let output = Output::create(folder.path(), true).unwrap();
         assert!(folder.path().join("merged/model.safetensors").exists(), "until there is something better");
         assert_eq!(std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap(), "");
+        assert!(!Output::last(folder.path()).exists(), "nobody goes on from a run that was replaced");
+        assert!(!folder.path().join("merged/.writing-x").exists(), "what was never finished");
         std::fs::create_dir(output.adapter()).unwrap();
         output.remove_adapter().unwrap();
         output.remove_adapter().unwrap();
@@ -268,7 +313,7 @@ mod tests {
         let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
         let line: Value = serde_json::from_str(text.strip_suffix('\n').unwrap()).unwrap();
         let expected = json!({
-            "step": 3, "epoch": 0.5, "loss": 1.25, "lr": 1e-3, "grad_norm": 2.0, "images_per_second": 4.0,
+            "step": 3, "epoch": 0.5, "loss": 1.25, "lr": 1e-3, "grad_norm": 2.0, "photos": 8, "images_per_second": 4.0,
             "waiting": 0.25,
         });
         assert_eq!(line, expected);

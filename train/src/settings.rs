@@ -131,6 +131,8 @@ impl FitSettings {
     pub fn loading(&self) -> loader::Settings {
         loader::Settings {
             cache: PhotoCache::open(&self.cache),
+            // A step takes all of its batches at once.
+            prefetch: self.trainer.accumulation_steps.saturating_add(2).min(MOST_PREFETCHED),
             ..loader::Settings::new(self.batch_size, self.loader_threads)
         }
     }
@@ -231,8 +233,15 @@ impl FitSettings {
     }
 }
 
+/// Where a cache on the disk lies in the output folder.
+pub const CACHE_FOLDER: &str = "cache";
+
+/// Batches prepared ahead at most: their pixels lie in memory.
+const MOST_PREFETCHED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(31);
+
 /// Settings that may be others when a run goes on: where things lie, how fast, and what is kept.
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
+    "load_best_model_at_end",
     "cache",
     "cache_limit",
     "data",

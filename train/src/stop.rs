@@ -17,13 +17,14 @@ pub fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// The same, but a second signal ends the process as it would have without: for whoever does not want to wait.
+/// The same for SIGINT and SIGTERM, but a second one ends the process as it would have without: for whoever does not want to wait.
+/// SIGHUP keeps its meaning, so that `nohup` keeps its own.
 ///
 /// # Errors
 /// If the system refuses.
 pub fn stop_on_first_signal() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM] {
         // Before the flag is raised: the first signal finds it down.
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;

@@ -184,7 +184,11 @@ fn a_survey_tells_content_or_reason_of_each_photo_in_order_and_fills_the_cache()
     let run = |threads, cache: &Cache| {
         let settings = Settings { cache: PhotoCache::open(cache), ..settings(5, threads) };
         let mut behind = 0;
-        let found = survey(paths.clone(), &settings, || behind += 1).unwrap();
+        let found = survey(paths.clone(), &settings, || {
+            behind += 1;
+            true
+        })
+        .unwrap();
         assert_eq!(behind, 24);
         (found, settings)
     };
@@ -294,4 +298,16 @@ fn a_step_that_is_slower_than_the_threads_waits_for_the_first_batch_alone() {
     // The threads need milliseconds for a batch; were the step's own time counted, it would be 900 ms.
     let waiting = batches.times().waiting;
     assert!(waiting < Duration::from_millis(250), "{waiting:?}");
+}
+
+#[test]
+fn a_photo_that_an_epoch_visits_again_is_varied_anew_and_the_rest_of_an_epoch_is_as_in_the_whole() {
+    let loader = loader(&dataset(&photos()), varied(), settings(2, 1));
+    let order = vec![3, 1, 3, 3, 0, 1];
+    let whole = epoch(&loader, 1, order.clone());
+    let size = whole[0].pixels.len() / 2;
+    assert!(whole[0].pixels[..size] != whole[1].pixels[..size], "the same photo");
+    assert!(whole[1].pixels[..size] != whole[1].pixels[size..], "the same photo");
+    let rest: Vec<Batch> = loader.rest_of_epoch(1, order, 2).unwrap().collect::<Result<_, _>>().unwrap();
+    assert!(rest == whole[1..]);
 }

@@ -192,17 +192,31 @@ impl Augmenter {
     /// # Errors
     /// What resizing refuses.
     pub fn apply(&self, photo: &Pixels, epoch: u64, sample: u64) -> Result<Pixels, ImageError> {
+        self.apply_again(photo, epoch, sample, 0)
+    }
+
+    /// The same where the epoch has seen the photo `visits` times before, as with balanced sampling: varied anew each time.
+    ///
+    /// # Errors
+    /// What resizing refuses.
+    pub fn apply_again(
+        &self,
+        photo: &Pixels,
+        epoch: u64,
+        sample: u64,
+        visits: u64,
+    ) -> Result<Pixels, ImageError> {
         let Augmentation::Random(variation) = self.augmentation else {
             return self.processor.apply(photo);
         };
-        let stream = |purpose| self.randomness.stream(purpose, epoch, sample, 0);
+        let stream = |purpose| self.randomness.stream(purpose, epoch, sample, visits);
         let (height, width) = self.output_size();
         let region =
             random_region((photo.width(), photo.height()), variation.crop_scale, &mut stream(Purpose::Crop));
         let cropped = resize_region(photo, region, width, height, self.processor.filter())?;
         let mut data = cropped.into_data();
         if stream(Purpose::Flip).bernoulli(variation.flip_probability) {
-            mirror(&mut data, width);
+            mirror_rows(&mut data, width);
         }
         if let Some(rand_augment) = variation.rand_augment {
             rand_augment.apply(&mut data, width, &mut stream(Purpose::RandAugment));
@@ -251,8 +265,8 @@ fn rounded(value: f64) -> usize {
 }
 
 /// Mirrors left and right in place; `data` is rows of `width` RGB pixels.
-fn mirror(data: &mut [u8], width: usize) {
-    for row in data.chunks_exact_mut(width * 3) {
+pub(crate) fn mirror_rows(data: &mut [u8], width: usize) {
+    for row in data.chunks_exact_mut((width * 3).max(1)) {
         row.reverse(); // right pixel first, and each pixel's channels reversed with it
         row.chunks_exact_mut(3).for_each(|pixel| pixel.reverse());
     }

@@ -14,7 +14,7 @@ use featherlight_train::loader::{ByteCount, Cache};
 use featherlight_train::objective::ClassWeights;
 use featherlight_train::sampler::Sampling;
 use featherlight_train::schedule::Decay;
-use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validation};
+use featherlight_train::settings::{CACHE_FOLDER, FitSettings, Method, StartingWeights, Validation};
 use featherlight_train::start::StartError;
 use featherlight_train::trainer::{BestMetric, TrainerSettings};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -60,7 +60,7 @@ impl CacheName {
         let bytes = |default: u64| limit.map_or(default, |limit| limit.0);
         match self {
             Self::Ram => Ok(Cache::Ram(bytes(1 << 30))),
-            Self::Disk => Ok(Cache::Disk { folder: output.join("cache"), limit: bytes(20 << 30) }),
+            Self::Disk => Ok(Cache::Disk { folder: output.join(CACHE_FOLDER), limit: bytes(20 << 30) }),
             Self::None if limit.is_some() => Err("--cache-limit has no meaning with --cache none".to_owned()),
             Self::None => Ok(Cache::None),
         }
@@ -88,7 +88,7 @@ pub struct Fit {
     /// First weights: the folder's, or fresh ones from a bare config.json
     #[arg(long, env = "FEATHERLIGHT_INIT", value_enum, default_value = "pretrained")]
     pub init: Init,
-    /// Folder for adapter/, merged/, metrics.jsonl and run.json
+    /// Folder for adapter/, merged/, checkpoints/, report.html, metrics.jsonl, run.json …
     #[arg(long, env = "FEATHERLIGHT_OUTPUT", value_name = "DIR")]
     pub output: PathBuf,
     /// Replace an earlier run in --output
@@ -216,7 +216,7 @@ pub struct Lora {
 #[derive(Debug, Args)]
 pub struct VariationFlags {
     /// Take training photos as they are served
-    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", value_parser = BoolishValueParser::new(), conflicts_with_all = ["crop_scale", "color_jitter", "no_flip", "rand_augment", "random_erase"])]
+    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", value_parser = BoolishValueParser::new(), conflicts_with_all = ["crop_scale", "color_jitter", "no_flip", "rand_augment", "random_erase", "mixup_alpha", "cutmix_alpha"])]
     pub no_augment: bool,
     /// Least share of a photo's area that a random crop keeps, or least,greatest [default: 0.08,1]
     #[arg(long, env = "FEATHERLIGHT_CROP_SCALE", value_name = "X[,Y]")]
@@ -264,6 +264,13 @@ impl Fit {
                 return Err(format!("{flag} needs photos to validate on: --val-split 0 keeps none"));
             }
         }
+        let mixing = self.variation.mixing()?;
+        if !mixing.is_off() && self.batch_size == NonZeroUsize::MIN {
+            return Err(
+                "--mixup-alpha and --cutmix-alpha mix the photos of a batch: --batch-size 1 has only one"
+                    .to_owned(),
+            );
+        }
         Ok(FitSettings {
             validation: match (self.val, self.val_split) {
                 (Some(set), _) => Validation::Set(set),
@@ -287,7 +294,7 @@ impl Fit {
                 label_smoothing: self.label_smoothing,
                 class_weights: self.class_weights,
                 sampling: if self.balanced_sampling { Sampling::Balanced } else { Sampling::Shuffled },
-                mixing: self.variation.mixing()?,
+                mixing,
                 ema_decay: self.ema_decay,
                 best_metric: self.best_metric,
                 early_stopping_patience: self.early_stopping_patience,
@@ -404,6 +411,8 @@ mod tests {
             (&["--no-augment", "--crop-scale", "0.4"], "--crop-scale"),
             (&["--val", "v", "--val-split", "0.1"], "--val-split"),
             (&["--resume", "--overwrite"], "--overwrite"),
+            (&["--no-augment", "--mixup-alpha", "0.2"], "--mixup-alpha"),
+            (&["--batch-size", "1", "--cutmix-alpha", "1"], "--batch-size 1"),
             (&["--method", "full", "--frozen-dtype", "int8"], "--frozen-dtype"),
             (&["--cache", "none", "--cache-limit", "1GiB"], "--cache-limit"),
             (&["--no-augment", "--rand-augment", "2,9"], "--rand-augment"),

@@ -14,6 +14,7 @@ use crate::progress::Progress;
 use crate::split::{SplitError, stratified_by_content};
 use featherlight::randomness::Randomness;
 pub use report::{ClassCount, Copies, DataReport, LabelledFile, UnreadablePhoto};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the validation photos come from.
 #[derive(Debug)]
@@ -44,6 +45,21 @@ pub enum CheckError {
     /// The part kept aside.
     #[error(transparent)]
     Split(#[from] SplitError),
+    /// The photos of all classes but one cannot be read.
+    #[error(
+        "`{label}` is the only class with photos that can be read, of {classes}; a classifier needs at least two. The first that cannot, {}: {reason}",
+        file.display()
+    )]
+    OneClass {
+        /// The class.
+        label: String,
+        /// How many there are.
+        classes: usize,
+        /// A photo that cannot be read.
+        file: std::path::PathBuf,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// A set and the content of each of its photos.
@@ -63,7 +79,7 @@ pub fn check(
     held: Held,
     randomness: Randomness,
     loading: &loader::Settings,
-    progress: &mut Progress,
+    (stop, progress): (&AtomicBool, &mut Progress),
 ) -> Result<Checked, CheckError> {
     let own = match &held {
         Held::Set(validation) => validation.samples.as_slice(),
@@ -71,13 +87,21 @@ pub fn check(
     };
     let paths: Vec<_> = training.samples.iter().chain(own).map(|sample| sample.path.clone()).collect();
     progress.start(paths.len() as u64, "photos checked");
-    let outcomes = survey(paths, loading, || progress.advance(1));
+    let outcomes = survey(paths, loading, || {
+        progress.advance(1);
+        !stop.load(Ordering::Relaxed)
+    });
     progress.finish();
     let mut outcomes = outcomes?.into_iter();
 
     let mut unreadable = Vec::new();
     let mut readable = |dataset: Dataset| readable(dataset, &mut outcomes, &mut unreadable);
     let training = readable(training)?;
+    if let (Some(label), Some(first)) = (training.only_class(), unreadable.first()) {
+        let (file, reason) = (first.photo.file.clone(), first.reason.clone());
+        return Err(CheckError::OneClass { label, classes: training.dataset.labels.len(), file, reason });
+    }
+    let mut readable = |dataset: Dataset| self::readable(dataset, &mut outcomes, &mut unreadable);
     let (training, validation) = match held {
         Held::Set(validation) => (training, Some(readable(validation)?)),
         Held::Share(share) => {
@@ -121,6 +145,14 @@ fn readable(
 }
 
 impl Part {
+    /// The label of all photos, if they have one.
+    fn only_class(&self) -> Option<String> {
+        let mut sizes =
+            self.dataset.class_sizes().into_iter().zip(&self.dataset.labels).filter(|(size, _)| *size > 0);
+        let (_, label) = sizes.next()?;
+        sizes.next().is_none().then(|| label.clone())
+    }
+
     fn only(&self, indices: &[usize]) -> Self {
         let contents = indices.iter().filter_map(|&index| self.contents.get(index).copied()).collect();
         Self { dataset: self.dataset.subset(indices), contents }

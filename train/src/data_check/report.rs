@@ -58,7 +58,7 @@ pub struct DataReport {
     pub copies: Vec<Copies>,
     /// Whether there are photos to validate on.
     pub validated: bool,
-    /// Differs where the readable training photos do: in name, label, content or order. 16 hexadecimal digits.
+    /// Differs where the readable training photos do: in name, label, content or order: their number, and 16 hexadecimal digits.
     pub fingerprint: String,
     /// The same of the validation photos, where there are any.
     pub validation_fingerprint: Option<String>,
@@ -240,5 +240,5 @@ fn fingerprint(part: &Part) -> String {
         add(&sample.label_index.to_le_bytes());
         add(&content.to_le_bytes());
     }
-    format!("{:016x}", hash.digest())
+    format!("{} photos, {:016x}", part.contents.len(), hash.digest())
 }

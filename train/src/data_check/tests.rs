@@ -3,6 +3,7 @@ use crate::dataset::LabelSpace;
 use crate::loader::{Cache, Loader, PhotoCache, Settings};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 /// A picture of one colour as a BMP file: the plainest of the formats.
@@ -69,7 +70,13 @@ fn settings(threads: usize) -> Settings {
 }
 
 fn checked(training: Dataset, held: Held) -> Result<Checked, CheckError> {
-    check(training, held, Randomness::new(3), &settings(2), &mut Progress::default())
+    check(
+        training,
+        held,
+        Randomness::new(3),
+        &settings(2),
+        (&AtomicBool::new(false), &mut Progress::default()),
+    )
 }
 
 fn with_set(training: &Folder, validation: &Folder) -> Checked {
@@ -230,7 +237,7 @@ fn a_split_of_our_own_never_makes_a_leak() {
             Held::Share(0.3),
             Randomness::new(seed),
             &settings(2),
-            &mut Progress::default(),
+            (&AtomicBool::new(false), &mut Progress::default()),
         );
         let Checked { validation, report, .. } = checked.unwrap();
         // A triple among pairs: not every number can be made of them.
@@ -276,7 +283,7 @@ fn what_is_found_does_not_depend_on_the_number_of_threads() {
             Held::Share(0.2),
             Randomness::new(3),
             &settings(threads),
-            &mut Progress::default(),
+            (&AtomicBool::new(false), &mut Progress::default()),
         );
         checked.unwrap()
     };
@@ -306,9 +313,14 @@ fn what_the_check_decoded_the_epochs_need_not_decode_again() {
     use featherlight::image::Processor;
     let folder = Folder::of_classes(&[("a", 6), ("b", 6)]);
     let loading = Settings { cache: PhotoCache::open(&Cache::Ram(1 << 20)), ..settings(2) };
-    let Checked { training, validation, .. } =
-        check(folder.open(), Held::Share(0.25), Randomness::new(3), &loading, &mut Progress::default())
-            .unwrap();
+    let Checked { training, validation, .. } = check(
+        folder.open(),
+        Held::Share(0.25),
+        Randomness::new(3),
+        &loading,
+        (&AtomicBool::new(false), &mut Progress::default()),
+    )
+    .unwrap();
     drop(folder); // with its photos
     let processor = std::sync::Arc::new(Processor::plain(8, 8).unwrap());
     for dataset in [training, validation.unwrap()] {
@@ -318,4 +330,27 @@ fn what_the_check_decoded_the_epochs_need_not_decode_again() {
             loader.epoch(0, (0..loader.photos()).collect()).unwrap().map(|batch| batch.unwrap().len()).sum();
         assert_eq!(photos, names(&dataset).len());
     }
+}
+
+#[test]
+fn a_single_class_with_readable_photos_is_refused_and_named() {
+    let folder = Folder::of_classes(&[("a", 3)]);
+    folder.add("b/1.bmp", None);
+    folder.add("b/2.bmp", None);
+    let dataset = Dataset::open(folder.0.path(), None, LabelSpace::Found { model: &[] }).unwrap();
+    let stop = AtomicBool::new(false);
+    let error = check(
+        dataset.clone(),
+        Held::Share(0.0),
+        Randomness::new(3),
+        &settings(1),
+        (&stop, &mut Progress::default()),
+    );
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`a` is the only class") && error.contains("1.bmp"), "{error}");
+
+    stop.store(true, Ordering::Relaxed);
+    let error =
+        check(dataset, Held::Share(0.0), Randomness::new(3), &settings(1), (&stop, &mut Progress::default()));
+    assert!(matches!(error, Err(CheckError::Loader(LoaderError::Stopped))), "somebody asked for it");
 }

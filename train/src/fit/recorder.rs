@@ -9,7 +9,7 @@ use crate::progress::Progress;
 use crate::report::{EventFile, ReportError, Reporter};
 use crate::settings::{FitSettings, Method};
 use crate::start::StartingModel;
-use crate::trainer::{EpochEnd, Observer, Outcome, Snapshot, Step, trained_parameters};
+use crate::trainer::{Best, EpochEnd, Observer, Outcome, Snapshot, Step, trained_parameters};
 use candle_core::{DType, Device, Var};
 use featherlight::image::Processor;
 use featherlight::model::{
@@ -73,8 +73,19 @@ impl<'a> Recorder<'a> {
         Ok(Self { start, output, progress, stop, started, record, reporter, events, is_best, evaluation })
     }
 
-    /// The first of `total` steps comes after `done`.
-    pub(super) fn begin(&mut self, total: u64, done: u64) -> Result<(), FitError> {
+    /// The first of `total` steps comes after `done`, that is `epochs` whole epochs.
+    pub(super) fn begin(&mut self, total: u64, done: u64, epochs: u64) -> Result<(), FitError> {
+        if done > 0 {
+            // What the file of the run that goes on says and nothing else knows.
+            let before = std::fs::read_to_string(self.output.folder().join("run.json")).unwrap_or_default();
+            let before: Value = serde_json::from_str(&before).unwrap_or_default();
+            let run_file = &mut self.start.run_file;
+            run_file["evaluation"] = before["evaluation"].clone();
+            run_file["epochs_completed"] = json!(epochs);
+            let mut resumed = before["resumed_after_steps"].as_array().cloned().unwrap_or_default();
+            resumed.push(json!(done));
+            run_file["resumed_after_steps"] = json!(resumed);
+        }
         self.write_run_file("running")?;
         if self.start.settings.tensorboard {
             let folder = self.output.folder().join("tensorboard");
@@ -88,21 +99,49 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    /// The training is over, one way or the other.
-    pub(super) fn trained(&mut self, trained: Result<Outcome, FitError>) -> Result<Outcome, FitError> {
+    /// The training is over, one way or the other; `best` is its best epoch.
+    pub(super) fn trained(
+        &mut self,
+        trained: Result<Outcome, FitError>,
+        best: Option<Best>,
+    ) -> Result<Outcome, FitError> {
         self.progress.finish();
-        let (state, error) = match trained {
-            Ok(Outcome::Interrupted { step }) => ("interrupted", FitError::Interrupted { step }),
-            Ok(outcome) => return Ok(outcome),
-            Err(error) => ("failed", error),
-        };
+        self.start.run_file["best"] = json!(best.map(|best| json!({
+            "epoch": best.epoch,
+            self.start.settings.trainer.best_metric.to_string(): best.value,
+        })));
+        match trained {
+            Ok(Outcome::Interrupted { step }) => {
+                Err(self.ended("interrupted", FitError::Interrupted { step }))
+            }
+            Ok(outcome) => {
+                if let Outcome::StoppedEarly { epoch } = outcome {
+                    self.start.run_file["stopped_early_after_epoch"] = json!(epoch);
+                }
+                Ok(outcome)
+            }
+            Err(error) => Err(self.ended("failed", error)),
+        }
+    }
+
+    /// The result is saved, or could not be.
+    pub(super) fn concluded(&mut self, concluded: Result<(), FitError>) -> Result<(), FitError> {
+        concluded.map_err(|error| self.ended("failed", error))
+    }
+
+    /// Writes down why the run ended.
+    fn ended(&mut self, state: &str, error: FitError) -> FitError {
         self.start.run_file["error"] = json!(error.to_string());
         // What went wrong first is said: a full disk would have the last word otherwise.
         if let Err(other) = self.write_run_file(state) {
             tracing::warn!("{other}");
         }
         self.report();
-        Err(error)
+        error
+    }
+
+    pub(super) fn settings(&self) -> &'a FitSettings {
+        self.start.settings
     }
 
     /// The page and the tables, as things stand.
@@ -150,18 +189,32 @@ impl<'a> Recorder<'a> {
     }
 
     /// Saves the weights that the run came to, which are those after the epoch `kept` where they are not the last.
-    pub(super) fn keep(&mut self, trained: Box<dyn Classifier>, kept: Option<u64>) -> Result<(), FitError> {
+    pub(super) fn keep(&mut self, trained: &dyn Classifier, kept: Option<u64>) -> Result<(), FitError> {
         self.start.run_file["kept_epoch"] = json!(kept);
         match &self.start.settings.method {
-            Method::Lora(_) => self.save_adapter(&*trained)?,
-            Method::Full | Method::Head => self.output.remove_adapter()?,
+            Method::Lora(_) => {
+                self.save_adapter(trained)?;
+                // Read anew: merging changes weights, and what is frozen may be held in few bits.
+                let mut whole = self.read_again(trained)?;
+                merge(&mut *whole).map_err(FitError::Merge)?;
+                self.save_merged(&*whole)?;
+            }
+            Method::Full | Method::Head => {
+                self.output.remove_adapter()?;
+                self.save_whole(trained)?;
+            }
         }
-        let mut whole = self.in_full(&*trained)?.unwrap_or(trained);
-        merge(&mut *whole).map_err(FitError::Merge)?;
-        self.save_merged(&*whole)?;
         self.write_run_file("completed")?;
         self.report();
         Ok(())
+    }
+
+    /// Saves a model without adapters.
+    fn save_whole(&self, trained: &dyn Classifier) -> Result<(), FitError> {
+        match trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
+            true => self.save_merged(trained),
+            false => self.save_merged(&*self.read_again(trained)?),
+        }
     }
 
     fn save_adapter(&self, model: &dyn Classifier) -> Result<(), FitError> {
@@ -170,13 +223,9 @@ impl<'a> Recorder<'a> {
         Ok(save_adapter(model, adapter, &base, self.start.config, &self.output.adapter())?)
     }
 
-    /// The trained model with every weight in f32, on the CPU, where the one that was trained has frozen weights in fewer
-    /// bits: those are read again, for what is saved must not be poorer than what the run started from. `None` where the
-    /// trained model can be saved as it is.
-    fn in_full(&self, trained: &dyn Classifier) -> Result<Option<Box<dyn Classifier>>, FitError> {
-        if trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
-            return Ok(None);
-        }
+    /// The trained model with every weight in f32, on the CPU: frozen ones are read again, for what is saved must not be poorer than
+    /// what the run started from.
+    fn read_again(&self, trained: &dyn Classifier) -> Result<Box<dyn Classifier>, FitError> {
         let labels = &self.start.config.labels;
         let StartingModel { classifier, .. } =
             StartingModel::build(self.start.folder, labels, self.start.settings, &Placement::CPU)?;
@@ -185,7 +234,7 @@ impl<'a> Recorder<'a> {
             let copy = || Var::from_tensor(to.tensor())?.set(&from.tensor().to_device(&Device::Cpu)?);
             copy().map_err(FitError::Merge)?;
         }
-        Ok(Some(classifier))
+        Ok(classifier)
     }
 
     fn save_merged(&self, classifier: &dyn Classifier) -> Result<(), FitError> {
@@ -246,10 +295,7 @@ impl Observer for Recorder<'_> {
         self.start.run_file["epochs_completed"] = json!(end.epoch);
         match &self.start.settings.method {
             Method::Lora(_) => self.save_adapter(end.model)?,
-            Method::Full | Method::Head => match self.in_full(end.model)? {
-                Some(whole) => self.save_merged(&*whole)?,
-                None => self.save_merged(end.model)?,
-            },
+            Method::Full | Method::Head => self.save_whole(end.model)?,
         }
         self.write_run_file("running")?;
         self.report();

@@ -114,6 +114,9 @@ pub enum LoaderError {
         /// One of them.
         first: Unreadable,
     },
+    /// Somebody asked for it.
+    #[error("stopped while the photos were checked; nothing was trained yet")]
+    Stopped,
     /// A bug, or memory that ran out, on a worker thread.
     #[error("{}: preparing the photo failed: {message}", path.display())]
     Panicked {
@@ -174,12 +177,20 @@ impl Loader {
 
     /// Starts to load the samples of `order`, as `epoch` varies them; batches come in this order.
     ///
-    /// Their number is [`Loader::batches`] of the order's length, whatever can be read. A run that goes on in the middle
-    /// of an epoch passes the rest of its order.
+    /// Their number is [`Loader::batches`] of the order's length, whatever can be read. A photo that comes more
+    /// than once is varied anew each time.
     ///
     /// # Errors
     /// An index outside of the data set; a system that gives no thread.
     pub fn epoch(&self, epoch: u64, order: Vec<usize>) -> Result<Batches, LoaderError> {
+        self.rest_of_epoch(epoch, order, 0)
+    }
+
+    /// The same after the first `seen` samples of `order`: a run that goes on in the middle of an epoch.
+    ///
+    /// # Errors
+    /// Those of [`Loader::epoch`].
+    pub fn rest_of_epoch(&self, epoch: u64, order: Vec<usize>, seen: usize) -> Result<Batches, LoaderError> {
         let samples = self.shared.samples.len();
         if let Some(&index) = order.iter().find(|&&index| index >= samples) {
             return Err(LoaderError::NoSuchSample { index, samples });
@@ -187,9 +198,16 @@ impl Loader {
         let before = self.times(); // the threads begin at once
         let Settings { batch_size, threads, prefetch, .. } = self.shared.settings;
         let window = batch_size.get().saturating_mul(prefetch.get());
+        let mut visits = vec![0u64; samples];
+        let visited = |index: usize| {
+            let before = visits[index];
+            visits[index] += 1;
+            (index, before)
+        };
+        let visited: Vec<(usize, u64)> = order.into_iter().map(visited).skip(seen).collect();
+        let order: Arc<[usize]> = visited.iter().map(|(index, _)| *index).collect();
         let extent = Extent { count: order.len(), window, threads };
-        let order: Arc<[usize]> = order.into();
-        let (shared, positions) = (Arc::clone(&self.shared), Arc::clone(&order));
+        let (shared, positions) = (Arc::clone(&self.shared), visited);
         let pipeline = Pipeline::start(extent, move |position| shared.prepare(positions[position], epoch))?;
         Ok(Batches {
             shared: Arc::clone(&self.shared),
@@ -215,12 +233,15 @@ impl Loader {
 
 impl Shared {
     /// Makes the sample of a photo; the error is the reason why it cannot be read.
-    fn prepare(&self, index: usize, epoch: u64) -> Result<Pixels, String> {
+    fn prepare(&self, (index, visits): (usize, u64), epoch: u64) -> Result<Pixels, String> {
         let start = Instant::now();
         let photo = file::load(&self.samples[index].path, &self.settings.cache, &self.settings.limits)?;
         self.stopwatches.add(Spent::Decoding, start);
         let start = Instant::now();
-        let sample = self.augmenter.apply(&photo, epoch, index as u64).map_err(|error| error.to_string());
+        let sample = self
+            .augmenter
+            .apply_again(&photo, epoch, index as u64, visits)
+            .map_err(|error| error.to_string());
         self.stopwatches.add(Spent::Augmenting, start);
         sample
     }

@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The content of each of the photos at `paths` (XXH3 of the file's bytes, 128 bits), or why it cannot be read, in their
-/// order; `each` is called for each photo that is behind us. Uses the threads, the cache and the limits of `settings`.
+/// order; `each` is called for each photo that is behind us, and says whether to go on. Uses the threads, the cache and the limits of `settings`.
 ///
 /// # Errors
 /// No thread, or a panic on one. A photo that cannot be read is no error.
 pub fn survey(
     paths: Vec<PathBuf>,
     settings: &Settings,
-    mut each: impl FnMut(),
+    mut each: impl FnMut() -> bool,
 ) -> Result<Vec<Result<u128, String>>, LoaderError> {
     let paths: Arc<[PathBuf]> = paths.into();
     let threads = settings.threads;
@@ -28,7 +28,9 @@ pub fn survey(
     for path in paths.iter() {
         let Some(result) = pipeline.take() else { break };
         contents.push(result.map_err(|message| LoaderError::Panicked { path: path.clone(), message })?);
-        each();
+        if !each() {
+            return Err(LoaderError::Stopped);
+        }
     }
     Ok(contents)
 }

@@ -24,6 +24,8 @@ pub struct StepLine {
     pub grad_norm: Option<f64>,
     /// Photos a second.
     pub images_per_second: Option<f64>,
+    /// Photos trained on; 1 where a line of an earlier version does not say.
+    pub photos: f64,
 }
 
 /// One evaluation.
@@ -48,7 +50,7 @@ pub struct EpochLine {
     pub epoch: u64,
     /// Steps made by its end.
     pub step: u64,
-    /// Mean of its steps' losses.
+    /// Mean loss of its photos.
     pub training_loss: Option<f64>,
     /// The learning rate of its last step.
     pub learning_rate: Option<f64>,
@@ -89,6 +91,7 @@ impl History {
                     learning_rate: number("lr"),
                     grad_norm: number("grad_norm"),
                     images_per_second: number("images_per_second"),
+                    photos: number("photos").unwrap_or(1.0),
                 };
                 steps.insert(step, line);
             } else if line.get("top1").is_some() {
@@ -116,15 +119,15 @@ impl History {
             EpochLine {
                 epoch,
                 step: last.map(|step| step.step).or(evaluation.map(|line| line.step)).unwrap_or_default(),
-                training_loss: mean(steps.iter().filter_map(|step| step.loss)),
+                training_loss: mean(steps.iter().filter_map(|step| Some((step.loss?, step.photos)))),
                 learning_rate: last.and_then(|step| step.learning_rate),
-                // Steps have as many photos as each other: their times are added up, not their speeds.
+                // Times are added up, not speeds.
                 images_per_second: mean(
                     steps
                         .iter()
-                        .filter_map(|step| step.images_per_second)
-                        .filter(|speed| *speed > 0.0)
-                        .map(f64::recip),
+                        .filter_map(|step| Some((step.images_per_second?, step.photos)))
+                        .filter(|(speed, _)| *speed > 0.0)
+                        .map(|(speed, photos)| (speed.recip(), photos)),
                 )
                 .map(f64::recip),
                 evaluation,
@@ -134,9 +137,11 @@ impl History {
     }
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (count, sum) = values.fold((0, 0.0), |(count, sum), value| (count + 1, sum + value));
-    (count > 0).then(|| sum / f64::from(count))
+/// The mean of values, each with its weight.
+fn mean(values: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (weights, sum) =
+        values.fold((0.0, 0.0), |(weights, sum), (value, weight)| (weights + weight, sum + value * weight));
+    (weights > 0.0).then(|| sum / weights)
 }
 
 #[cfg(test)]

@@ -112,6 +112,9 @@ fn state(run: &Value, history: &History) -> String {
         Some("running") => format!(
             "Under way: {epochs}, {steps} steps, from {start} on {data}. This page is written anew after every epoch; reload it."
         ),
+        Some("interrupted") => format!(
+            "Stopped after {epochs}, {steps} steps, from {start} on {data}; --resume goes on from there."
+        ),
         Some("failed") => format!("Ended early after {epochs}, {steps} steps, from {start} on {data}."),
         _ => format!("Trained for {epochs}, {steps} steps, from {start} on {data}."),
     }

@@ -191,14 +191,14 @@ pub enum TrainError {
     Schedule(#[from] ScheduleError),
     /// The loss left the numbers.
     #[error(
-        "step {step} (epoch {epoch}): {what} is {value}; a smaller --learning-rate or a longer --warmup-ratio usually helps"
+        "step {step} (epoch {epoch}): {what} is {value}; the last checkpoint is kept. Begin anew, with --overwrite or another --output: a smaller --learning-rate or a longer --warmup-ratio usually helps"
     )]
     Diverged {
         /// The step, from 1.
         step: u64,
         /// The epoch, from 1.
         epoch: u64,
-        /// `the loss` or `the gradients' norm`.
+        /// The loss, the gradients' norm, the mean of a trained weight, or the validation loss.
         what: &'static str,
         /// Its value.
         value: f64,
@@ -246,6 +246,10 @@ pub fn train<O: Observer>(
 ) -> Result<Outcome, O::Error> {
     let settings = run.settings();
     let windows = steps_of_an_epoch(training, settings).max(1);
+    if run.is_evaluation_due() {
+        // The evaluation failed that this epoch should have ended with.
+        end_epoch(run, (run.step_number() / windows).saturating_sub(1), validation, observer)?;
+    }
     while run.step_number() < windows * settings.epochs {
         if let Some(epoch) = run.stopped_early() {
             return Ok(Outcome::StoppedEarly { epoch });
@@ -275,10 +279,9 @@ fn train_epoch<O: Observer>(
     let accumulation = settings.accumulation_steps.get();
     let mut micro_batch = behind * accumulation as u64;
     let labels = training.labels();
-    let mut order = order(settings.sampling, settings.randomness, epoch, &labels);
+    let order = order(settings.sampling, settings.randomness, epoch, &labels);
     let seen = (micro_batch as usize).saturating_mul(training.batch_size()).min(order.len());
-    order.drain(..seen);
-    let mut batches = training.epoch(epoch, order).map_err(TrainError::from)?;
+    let mut batches = training.rest_of_epoch(epoch, order, seen).map_err(TrainError::from)?;
     run.start_clock();
     loop {
         let start = Instant::now();
@@ -323,7 +326,16 @@ fn end_epoch<O: Observer>(
     run.check_parameters(epoch)?;
     run.swap_average()?;
     let evaluation = validation.map(|loader| evaluate(run.model(), run.normalization(), loader, |_| {}));
-    let evaluation = evaluation.transpose().map_err(TrainError::from)?;
+    let evaluation = match evaluation.transpose() {
+        Ok(evaluation) => evaluation,
+        Err(error) => {
+            // The epoch is not lost with it.
+            run.swap_average()?;
+            observer.save(&run.snapshot_before_evaluation())?;
+            return Err(TrainError::from(error).into());
+        }
+    };
+    run.evaluation_is_done();
     if let Some(evaluation) = &evaluation {
         run.check("the validation loss", evaluation.mean_loss(), epoch)?;
     }

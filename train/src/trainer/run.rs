@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
     }
 
     /// How its photos are normalised.
-    pub(super) fn normalization(&self) -> &'a Normalization {
+    pub fn normalization(&self) -> &'a Normalization {
         self.normalization
     }
 
@@ -121,16 +121,31 @@ impl<'a> Run<'a> {
         Snapshot { tensors, state }
     }
 
+    /// The same at the end of an epoch whose evaluation failed: whoever goes on from it begins with that.
+    pub(super) fn snapshot_before_evaluation(&self) -> Snapshot {
+        let Snapshot { tensors, state } = self.snapshot();
+        Snapshot { tensors, state: State { evaluation_due: true, ..state } }
+    }
+
+    pub(super) fn is_evaluation_due(&self) -> bool {
+        self.state.evaluation_due
+    }
+
+    pub(super) fn evaluation_is_done(&mut self) {
+        self.state.evaluation_due = false;
+    }
+
     /// Goes back to a snapshot of a run of the same model and settings.
     ///
     /// # Errors
     /// If a tensor is missing or has another shape.
-    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.optimizer.restore(&snapshot.tensors, snapshot.state.optimizer_steps)?;
+    pub fn restore(&mut self, snapshot: Snapshot) -> Result<()> {
+        let Snapshot { tensors, state } = snapshot;
         if let Some(average) = &mut self.average {
-            average.restore(&self.optimizer, &snapshot.tensors)?;
+            average.restore(&self.optimizer, &tensors)?;
         }
-        self.state = snapshot.state.clone();
+        self.optimizer.restore(tensors, state.optimizer_steps)?;
+        self.state = state;
         Ok(())
     }
 

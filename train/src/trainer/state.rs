@@ -58,7 +58,7 @@ pub struct Best {
     /// Counted from 1.
     pub epoch: u64,
     /// What the metric came to.
-    #[serde(with = "crate::checkpoint::exact")]
+    #[serde(with = "crate::exact")]
     pub value: f64,
 }
 
@@ -70,7 +70,7 @@ pub struct State {
     /// Steps that the optimiser made; its moments' bias correction counts these.
     pub optimizer_steps: u32,
     /// What the loss is multiplied by for the backward pass.
-    #[serde(with = "crate::checkpoint::exact")]
+    #[serde(with = "crate::exact")]
     pub loss_scale: f64,
     /// The best evaluation so far.
     pub best: Option<Best>,
@@ -78,6 +78,8 @@ pub struct State {
     pub evaluations_since_best: u64,
     /// The epoch, from 1, after which the run ended early.
     pub stopped_early: Option<u64>,
+    /// Whether the epoch that the last step ended has not been evaluated, as that failed.
+    pub evaluation_due: bool,
 }
 
 impl State {
@@ -90,6 +92,7 @@ impl State {
             best: None,
             evaluations_since_best: 0,
             stopped_early: None,
+            evaluation_due: false,
         }
     }
 

@@ -91,6 +91,11 @@ impl PhotoCache {
         }
     }
 
+    /// Removes the files that a cache on the disk left in `folder`.
+    pub fn remove_left(folder: &Path) {
+        disk::remove_files(folder);
+    }
+
     /// The photo at `path`, if it is kept. Blocks while the memory budget is taken.
     pub(super) fn get(&self, path: &Path, limits: &DecodeLimits) -> Option<Photo> {
         match &*self.0 {

@@ -28,6 +28,18 @@ pub(super) struct DiskCache {
     written: AtomicU64,
 }
 
+/// Removes a cache's files from `folder`, and the folder if nothing else is in it: the name may be somebody's for something else.
+pub(super) fn remove_files(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|ending| ending == ENDING) || is_unfinished(&path) {
+            // Files that stay take room and nothing else.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    let _ = std::fs::remove_dir(folder);
+}
+
 #[derive(Debug)]
 struct State {
     /// Bytes of the files there are, and of those being written.
@@ -101,12 +113,7 @@ impl DiskCache {
     /// Removes all files and keeps no more.
     pub(super) fn remove(&self) {
         self.lock().off = true;
-        match std::fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("{}: the cache of photos cannot be removed: {error}", self.folder.display());
-            }
-            _ => {}
-        }
+        remove_files(&self.folder);
     }
 
     fn write(&self, place: &Path, header: &Header, pixels: &Pixels) -> io::Result<()> {
@@ -134,7 +141,7 @@ impl DiskCache {
             self.folder.display()
         );
         // Others may be writing into it: whatever stays goes at the end of the run.
-        let _ = std::fs::remove_dir_all(&self.folder);
+        remove_files(&self.folder);
     }
 
     /// Removes a file that is no use.
