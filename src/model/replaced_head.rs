@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn rows_of_known_labels_come_from_the_file_and_the_others_are_fresh() {
-        let tensor = |rows: &[[f32; 2]]| Tensor::new(rows.to_vec(), &Device::Cpu).expect("a tensor");
+        let tensor = |rows: &[[f32; 2]]| {
+            Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu).expect("a tensor")
+        };
         let known = KnownLabels { before: 3, rows: vec![None, Some(2), Some(0)] };
         let file = tensor(&[[1., 2.], [3., 4.], [5., 6.]]);
         let fresh = tensor(&[[-1., -2.], [-3., -4.], [-5., -6.]]);
