@@ -5,7 +5,7 @@
 
 use super::recorded::has_cpu_kernel;
 use super::tensor_slice::{argument, with_values};
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 /// Values one task works on; fixed, so that sums do not depend on the number of threads.
@@ -80,7 +80,7 @@ pub fn squared_norm<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<f64
     }
     if !elsewhere.is_empty() {
         // All at once: each look at a number waits for the device.
-        let squares = Tensor::stack(&elsewhere, 0)?.to_vec1::<f32>()?;
+        let squares = Tensor::stack(&elsewhere, 0)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         total += squares.into_iter().map(f64::from).sum::<f64>();
     }
     Ok(total)
@@ -232,7 +232,7 @@ impl InplaceOp3 for AdamWStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::Device;
 
     fn tensor(values: &[f64], dtype: DType) -> Tensor {
         Tensor::new(values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
