@@ -451,3 +451,26 @@ fn frozen_weights_held_in_few_bits_train_nearly_the_same_and_what_is_saved_lost_
         }
     }
 }
+
+#[test]
+fn activations_computed_anew_give_the_weights_that_kept_ones_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = bare_config(folder.path());
+    for (method, base) in [
+        ("full", from_scratch(start, folder.path().join("full"))),
+        ("lora", lora(folder.path().join("lora"))),
+        ("head", FitSettings { method: Method::Head, ..lora(folder.path().join("head")) }),
+    ] {
+        let mut anew = FitSettings { output: folder.path().join(format!("{method}-anew")), ..base.clone() };
+        anew.trainer.checkpoint_activations = true;
+        let [kept, anew] = [&base, &anew].map(|settings| {
+            run(settings);
+            tensors(&settings.output.join("merged/model.safetensors"))
+        });
+        for (name, tensor) in &kept {
+            let difference =
+                (tensor - &anew[name]).and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>());
+            assert!(difference.expect("a number") <= 1e-5, "{method}: {name}");
+        }
+    }
+}
