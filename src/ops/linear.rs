@@ -152,6 +152,17 @@ fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor
     })
 }
 
+/// The gradient of the bias `b` of a product over `x`: the sum over the rows of that of the output, where it is wanted.
+pub(super) fn bias_gradient(x: &Tensor, b: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    match b.track_op() {
+        false => Ok(None),
+        true if !has_cpu_kernel(x) => rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype()).map(Some),
+        true => with_values("linear", [grad], |[g]| {
+            Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device()).map(Some)
+        }),
+    }
+}
+
 /// Sum over the rows: partial sums of fixed pieces, added in order.
 pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     let pieces: Vec<Vec<f32>> = values
@@ -223,15 +234,7 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_x, grad_w) = backward(x, w, grad)?;
-        let grad_b = match b.track_op() {
-            true if !has_cpu_kernel(x) => {
-                Some(rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype())?)
-            }
-            true => Some(with_values("linear", [grad], |[g]| {
-                Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device())
-            })?),
-            false => None,
-        };
+        let grad_b = bias_gradient(x, b, grad)?;
         Ok((grad_x, grad_w, grad_b))
     }
 }

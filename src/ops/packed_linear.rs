@@ -5,7 +5,7 @@
 //! "Quantization and Training of Neural Networks", §2.1, with a zero point of zero), rounded to the nearest.
 
 use super::launch::has_cuda_kernel;
-use super::linear::{add_bias, column_sums};
+use super::linear::{add_bias, bias_gradient};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
 use super::recorded::{has_cpu_kernel, record2, record3};
@@ -306,17 +306,7 @@ impl CustomOp3 for PackedLinear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad_b = match b.track_op() {
-            false => None,
-            true if has_cpu_kernel(x) => Some(with_values("packed_linear", [grad], |[g]| {
-                Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device())
-            })?),
-            true => {
-                let rows = grad.reshape((grad.elem_count() / b.elem_count().max(1), b.elem_count()))?;
-                Some(rows.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype())?)
-            }
-        };
-        Ok((self.gradient_of_x(x, grad)?, None, grad_b))
+        Ok((self.gradient_of_x(x, grad)?, None, bias_gradient(x, b, grad)?))
     }
 }
 

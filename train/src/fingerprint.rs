@@ -61,6 +61,18 @@ pub fn photos(dataset: &Dataset) -> io::Result<String> {
     Ok(format!("{} photos, {}", dataset.samples.len(), fingerprint.text()))
 }
 
+/// The same where the content of each photo is known already, as a hash of its bytes.
+pub(crate) fn hashed_photos(dataset: &Dataset, contents: &[u128]) -> String {
+    let mut fingerprint = Fingerprint::new();
+    dataset.labels.iter().for_each(|label| fingerprint.add(label.as_bytes()));
+    for (sample, content) in dataset.samples.iter().zip(contents) {
+        fingerprint.add(sample.name.as_bytes());
+        fingerprint.add(&sample.label_index.to_le_bytes());
+        fingerprint.add(&content.to_le_bytes());
+    }
+    format!("{} photos, {}", contents.len(), fingerprint.text())
+}
+
 /// Of a model folder: the names and the contents of its two files of settings and of its weights.
 ///
 /// # Errors

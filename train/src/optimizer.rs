@@ -179,14 +179,14 @@ impl AdamW {
 }
 
 /// The tensor `key` of a saved state, if it has the shape of `like`; on its device.
-fn find(state: &HashMap<String, Tensor>, key: &str, like: &Tensor) -> Result<Tensor> {
+pub(crate) fn find(state: &HashMap<String, Tensor>, key: &str, like: &Tensor) -> Result<Tensor> {
     match state.get(key) {
         Some(tensor) if tensor.dims() == like.dims() => tensor.to_device(like.device()),
         Some(tensor) => {
             let (found, want) = (tensor.dims(), like.dims());
-            bail!("the optimiser's `{key}` has shape {found:?}, {want:?} wanted")
+            bail!("the saved `{key}` has shape {found:?}, {want:?} wanted")
         }
-        None => bail!("the optimiser's state has no `{key}`"),
+        None => bail!("the saved state has no `{key}`"),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::Part;
 use crate::dataset::{Dataset, Sample};
+use crate::fingerprint::hashed_photos;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::PathBuf;
-use xxhash_rust::xxh3::Xxh3;
 
 /// A photo and its label.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,17 +228,5 @@ fn copies(training: &Part, validation: Option<&Part>) -> Vec<Copies> {
 }
 
 fn fingerprint(part: &Part) -> String {
-    let mut hash = Xxh3::new();
-    let mut add = |bytes: &[u8]| {
-        // The length first, so that the bytes of neighbours cannot be mistaken for each other.
-        hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    part.dataset.labels.iter().for_each(|label| add(label.as_bytes()));
-    for (sample, content) in part.dataset.samples.iter().zip(&part.contents) {
-        add(sample.name.as_bytes());
-        add(&sample.label_index.to_le_bytes());
-        add(&content.to_le_bytes());
-    }
-    format!("{} photos, {:016x}", part.contents.len(), hash.digest())
+    hashed_photos(&part.dataset, &part.contents)
 }

@@ -200,8 +200,8 @@ impl<'a> Recorder<'a> {
                 self.save_merged(&*whole)?;
             }
             Method::Full | Method::Head => {
-                self.output.remove_adapter()?;
                 self.save_whole(trained)?;
+                self.output.remove_adapter()?;
             }
         }
         self.write_run_file("completed")?;

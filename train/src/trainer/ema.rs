@@ -1,8 +1,8 @@
 //! The exponential moving average of the trained weights (Polyak & Juditsky 1992; in vision, Szegedy et al. 2015), which is often
 //! better than the weights of any one step.
 
-use crate::optimizer::AdamW;
-use candle_core::{Result, Tensor, bail};
+use crate::optimizer::{AdamW, find};
+use candle_core::{Result, Tensor, Var};
 use std::collections::HashMap;
 
 /// Before the name of a parameter in a saved state.
@@ -52,14 +52,8 @@ impl MovingAverage {
 
     /// Goes back to a saved average.
     pub(super) fn restore(&mut self, optimizer: &AdamW, state: &HashMap<String, Tensor>) -> Result<()> {
-        let find = |(name, variable): (&str, &candle_core::Var)| {
-            let key = format!("{AVERAGE}{name}");
-            match state.get(&key) {
-                Some(tensor) if tensor.dims() == variable.dims() => tensor.to_device(variable.device()),
-                _ => bail!("the saved state has no `{key}` of shape {:?}", variable.dims()),
-            }
-        };
-        self.tensors = optimizer.variables().map(find).collect::<Result<_>>()?;
+        let average = |(name, variable): (&str, &Var)| find(state, &format!("{AVERAGE}{name}"), variable);
+        self.tensors = optimizer.variables().map(average).collect::<Result<_>>()?;
         Ok(())
     }
 }
