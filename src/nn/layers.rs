@@ -96,8 +96,7 @@ impl Linear {
         };
         let low = ops::linear(dropped.as_ref().unwrap_or(x), &adapter.down.value()?, None)?;
         let Some(magnitude) = &adapter.magnitude else {
-            let delta = ops::linear(&low, &adapter.up.value()?, None)?;
-            return ops::residual(&y, &delta, None, Residual::Constant(adapter.scale));
+            return ops::linear_onto(y, &low, &adapter.up.value()?, adapter.scale);
         };
 
         // y + (g − 1) ∘ W·x + g ∘ s·B·A·x, where both x are dropped from. As g is near 1, what is beyond it is rounded, not g.

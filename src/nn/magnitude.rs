@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::nn::{Initialization, Linear, LowRank, Pass, Training, Weight};
     use crate::ops::device::Placement;
-    use crate::ops::dropout;
+    use crate::ops::{backward, dropout};
     use crate::randomness::Randomness;
     use candle_core::{Device, Var};
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn gradients(linear: &Linear, x: &Var, y: &Tensor, mix: &Tensor) -> Vec<Tensor> {
-        let store = (y * mix).unwrap().sum_all().unwrap().backward().unwrap();
+        let store = backward(&(y * mix).unwrap().sum_all().unwrap()).unwrap();
         let of = |tensor: &Tensor| store.get(tensor).expect("a gradient").clone();
         std::iter::once(of(x)).chain(linear.adapter_parameters().map(|own| of(own.tensor()))).collect()
     }

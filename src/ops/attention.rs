@@ -6,13 +6,13 @@
 //! and by head backward, where a head's samples follow each other: the bias gradient is summed in a fixed order.
 
 use super::composed_attention;
+use super::graph::{Kept, record};
 use super::math::{exp, max, sum, sum_pairs};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::positions::{Regions, RelativePositions, add_bias_gradient, for_segments, reversed_column};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record1, record2};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use super::tensor_slice::{has_cpu_kernel, with_values};
+use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -56,18 +56,14 @@ pub fn attention(
     timed("attention", qkv.device(), || {
         let qkv = qkv.contiguous()?;
         let op = Fused { settings, grid: bias.map(|(_, grid)| grid) };
-        match bias {
-            Some((table, _)) if has_cpu_kernel(&qkv) => qkv.apply_op2(&table.contiguous()?, op),
-            None if has_cpu_kernel(&qkv) => qkv.apply_op1(op),
-            Some((table, _)) => {
-                let result = composed_attention::forward(&qkv, bias, &op.settings)?;
-                record2(op, &qkv, table, result)
-            }
-            None => {
-                let result = composed_attention::forward(&qkv, None, &op.settings)?;
-                record1(op, &qkv, result)
-            }
-        }
+        let table = bias.map(|(table, _)| table.contiguous()).transpose()?;
+        let constant = table.as_ref().map(Tensor::detach);
+        let result = op.context(&qkv.detach(), constant.as_ref())?;
+        let (kept, want_table) = (Kept::of(&qkv), table.as_ref().is_some_and(Tensor::track_op));
+        record("attention, backward", [Some(&qkv), table.as_ref()], result, move |grad| {
+            let (grad_qkv, grad_table) = op.backward(&kept.values()?, constant.as_ref(), grad, want_table)?;
+            Ok([Some(grad_qkv), grad_table])
+        })
     })
 }
 
@@ -172,7 +168,22 @@ fn softmax_backward(grad: &mut [f32], probabilities: &[f32], tokens: usize) {
 }
 
 impl Fused {
-    /// The context `[batch, heads, tokens, head_size]`, a (sample, head) a task.
+    /// `[batch, tokens, hidden]`.
+    fn context(&self, qkv: &Tensor, table: Option<&Tensor>) -> Result<Tensor> {
+        if !has_cpu_kernel(qkv) {
+            return composed_attention::forward(qkv, table.zip(self.grid), &self.settings);
+        }
+        let sizes = Sizes::of(qkv.dims(), self.settings.heads);
+        let out = match table {
+            Some(table) => {
+                with_values("attention", [qkv, table], |[q, t]| Ok(self.forward(q, Some(t), sizes)))?
+            }
+            None => with_values("attention", [qkv], |[q]| Ok(self.forward(q, None, sizes)))?,
+        };
+        Tensor::from_vec(out, (sizes.batch, sizes.tokens, sizes.hidden()), qkv.device())
+    }
+
+    /// The context, a (sample, head) a task.
     fn forward(&self, qkv: &[f32], table: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
         let Sizes { batch, tokens, heads, head_size } = sizes;
         let columns = self.columns(table);
@@ -235,12 +246,13 @@ impl Fused {
         qkv: &Tensor,
         table: Option<&Tensor>,
         grad: &Tensor,
+        want_table: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
         if !has_cpu_kernel(qkv) {
-            return composed_attention::backward(qkv, table.zip(self.grid), grad, &self.settings);
+            let bias = table.zip(self.grid);
+            return composed_attention::backward(qkv, bias, grad, &self.settings, want_table);
         }
         let sizes = Sizes::of(qkv.dims(), self.settings.heads);
-        let want_table = table.is_some_and(Tensor::track_op);
         let run = |qkv: &[f32], table: Option<&[f32]>, grad: &[f32]| {
             let columns = self.columns(table);
             let stretches: Vec<StretchGradient> = (0..sizes.heads * sizes.stretches())
@@ -334,52 +346,5 @@ impl Fused {
             }
         }
         Some(out)
-    }
-
-    fn run(&self, qkv: &CpuStorage, layout: &Layout, table: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::of(layout.dims(), self.settings.heads);
-        let out = self.forward(argument("attention", qkv, layout)?, table, sizes);
-        Ok((storage(out), Shape::from_dims(&[sizes.batch, sizes.tokens, sizes.hidden()])))
-    }
-}
-
-impl CustomOp1 for Fused {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.run(qkv, layout, None)
-    }
-
-    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(self.backward(qkv, None, grad)?.0))
-    }
-}
-
-impl CustomOp2 for Fused {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        qkv: &CpuStorage,
-        ql: &Layout,
-        table: &CpuStorage,
-        tl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.run(qkv, ql, Some(argument("attention", table, tl)?))
-    }
-
-    fn bwd(
-        &self,
-        qkv: &Tensor,
-        table: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad_qkv, grad_table) = self.backward(qkv, Some(table), grad)?;
-        Ok((qkv.track_op().then_some(grad_qkv), grad_table))
     }
 }

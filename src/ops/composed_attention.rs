@@ -37,9 +37,10 @@ pub(super) fn backward(
     bias: Option<(&Tensor, RelativePositions)>,
     grad: &Tensor,
     settings: &Attention,
+    want_table: bool,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let matrices = Bias::of(bias, settings, qkv)?;
-    let wanted = bias.filter(|(table, _)| table.track_op());
+    let wanted = bias.filter(|_| want_table);
     let (mut grads, mut matrix_grad) = (Vec::new(), None::<Tensor>);
     for (start, samples) in pieces(qkv, settings)? {
         let parts = Parts::of(&qkv.detach().narrow(0, start, samples)?, settings)?;

@@ -3,10 +3,11 @@
 //! Label smoothing is PyTorch's (`(1 − ε) · nll + ε/K · Σ −log p`; Szegedy et al. 2016). Mixed photos, smoothed labels and weights
 //! of classes are all one to the op: a target weight for every row and class.
 
+use super::graph::record;
 use super::math::{exp, max, sum};
 use super::profile::timed;
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use super::tensor_slice::with_values;
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// `logits` `[batch, classes]`, `labels` one a row → a scalar, the mean over the batch: on the CPU and in f32, wherever the
 /// logits are. They are a few thousand numbers that the host waits for anyway.
@@ -43,7 +44,11 @@ pub fn soft_cross_entropy(logits: &Tensor, targets: Vec<f32>, total: f64) -> Res
     }
     timed("cross_entropy", logits.device(), || {
         let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
-        logits.apply_op1(CrossEntropy { targets, total })
+        let (op, kept) = (CrossEntropy { targets, total }, logits.detach());
+        let result = op.of(&kept)?;
+        record("cross_entropy, backward", [Some(&logits)], result, move |grad| {
+            Ok([Some(op.gradient(&kept, grad)?)])
+        })
     })
 }
 
@@ -58,25 +63,22 @@ fn log_sum_exp(row: &[f32]) -> f32 {
     largest + sum(row, |value| exp(value - largest)).ln()
 }
 
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross_entropy"
-    }
-
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let classes = layout.dims()[1];
-        let logits = argument("cross_entropy", logits, layout)?;
-        let mut total = 0f64;
-        for (row, targets) in logits.chunks_exact(classes).zip(self.targets.chunks_exact(classes)) {
-            let log_sum = log_sum_exp(row);
-            let wanted = row.iter().zip(targets).filter(|(_, target)| **target != 0.0);
-            total += wanted.map(|(logit, target)| f64::from(target * (log_sum - logit))).sum::<f64>();
-        }
-        Ok((storage(vec![(total / self.total) as f32]), Shape::from_dims(&[])))
+impl CrossEntropy {
+    fn of(&self, logits: &Tensor) -> Result<Tensor> {
+        let classes = logits.dim(1)?;
+        with_values("cross_entropy", [logits], |[values]| {
+            let mut total = 0f64;
+            for (row, targets) in values.chunks_exact(classes).zip(self.targets.chunks_exact(classes)) {
+                let log_sum = log_sum_exp(row);
+                let wanted = row.iter().zip(targets).filter(|(_, target)| **target != 0.0);
+                total += wanted.map(|(logit, target)| f64::from(target * (log_sum - logit))).sum::<f64>();
+            }
+            Tensor::new((total / self.total) as f32, logits.device())
+        })
     }
 
     /// d/dlogit = (softmax · Σ targets − target) / total.
-    fn bwd(&self, logits: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradient(&self, logits: &Tensor, grad: &Tensor) -> Result<Tensor> {
         let classes = logits.dim(1)?;
         let scale = grad.to_scalar::<f32>()? / self.total as f32;
         with_values("cross_entropy", [logits], |[values]| {
@@ -88,7 +90,7 @@ impl CustomOp1 for CrossEntropy {
                     *out = scale * (weight * exp(value - log_sum) - target);
                 }
             }
-            Ok(Some(Tensor::from_vec(out, logits.shape(), logits.device())?))
+            Tensor::from_vec(out, logits.shape(), logits.device())
         })
     }
 }

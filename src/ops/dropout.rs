@@ -1,12 +1,12 @@
 //! Dropout (Srivastava et al. 2014) whose mask is a function of a key and a place: it is drawn again in the backward pass
 //! rather than kept, by any number of threads, and the same on every device.
 
+use super::graph::{Kept, record_cheap};
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record1};
-use super::tensor_slice::{argument, storage, with_values};
+use super::tensor_slice::{has_cpu_kernel, with_values};
 use crate::randomness::{Stream, indexed_uniform};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 /// Values one task works on.
@@ -20,11 +20,10 @@ const PIECE: usize = 16_384;
 pub fn dropout(x: &Tensor, probability: f32, mut stream: Stream) -> Result<Tensor> {
     timed("dropout", x.device(), || {
         let (x, op) = (x.contiguous()?, Dropout { key: stream.word(), probability });
-        if has_cpu_kernel(&x) {
-            return x.apply_op1(op);
-        }
-        let result = op.apply_elsewhere(&x.detach())?;
-        record1(op, &x, result)
+        let kept = Kept::of(&x);
+        let again = move || op.apply(&kept.values()?);
+        let gradients = move |grad: &Tensor| Ok([Some(op.apply(&grad.contiguous()?)?)]);
+        record_cheap("dropout, backward", [Some(&x)], op.apply(&x.detach())?, again, gradients)
     })
 }
 
@@ -43,6 +42,7 @@ pub(super) fn kernel(values: &Tensor, key: u64, probability: f32, factor: f32) -
     kernel.run(&[values])
 }
 
+#[derive(Clone, Copy)]
 struct Dropout {
     key: u64,
     probability: f32,
@@ -57,7 +57,14 @@ impl Dropout {
         indexed_uniform(self.key, index as u64) >= self.probability
     }
 
-    fn apply(&self, values: &[f32]) -> Vec<f32> {
+    fn apply(&self, values: &Tensor) -> Result<Tensor> {
+        if !has_cpu_kernel(values) {
+            return self.apply_elsewhere(values);
+        }
+        with_values("dropout", [values], |[x]| Tensor::from_vec(self.of(x), values.shape(), values.device()))
+    }
+
+    fn of(&self, values: &[f32]) -> Vec<f32> {
         let (mut out, factor) = (vec![0f32; values.len()], self.factor());
         out.par_chunks_mut(PIECE).zip(values.par_chunks(PIECE)).enumerate().for_each(
             |(piece, (out, values))| {
@@ -89,24 +96,5 @@ impl Dropout {
             }
         });
         Tensor::from_vec(mask, values.shape(), values.device())
-    }
-}
-
-impl CustomOp1 for Dropout {
-    fn name(&self) -> &'static str {
-        "dropout"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((storage(self.apply(argument("dropout", x, layout)?)), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !has_cpu_kernel(x) {
-            return self.apply_elsewhere(&grad.contiguous()?).map(Some);
-        }
-        let grad =
-            with_values("dropout", [grad], |[g]| Tensor::from_vec(self.apply(g), x.shape(), x.device()))?;
-        Ok(Some(grad))
     }
 }

@@ -1,7 +1,7 @@
 //! A function of every value for itself, on the CPU: the values in pieces, shared among the threads.
 
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, Layout, Result, Shape, Tensor};
+use super::tensor_slice::with_values;
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 /// Values one task works on: small enough to stay in the first-level cache.
@@ -10,17 +10,13 @@ const PIECE: usize = 8192;
 /// The op `name` forward: `function` fills its first argument from its second.
 ///
 /// # Errors
-/// If `x` is not f32 in one piece.
-pub(super) fn forward(
-    name: &'static str,
-    x: &CpuStorage,
-    layout: &Layout,
-    function: fn(&mut [f32], &[f32]),
-) -> Result<(CpuStorage, Shape)> {
-    let x = argument(name, x, layout)?;
-    let mut y = vec![0f32; x.len()];
-    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| function(y, x));
-    Ok((storage(y), layout.shape().clone()))
+/// If `x` is not f32 on the CPU.
+pub(super) fn forward(name: &'static str, x: &Tensor, function: fn(&mut [f32], &[f32])) -> Result<Tensor> {
+    with_values(name, [x], |[xs]| {
+        let mut y = vec![0f32; xs.len()];
+        y.par_chunks_mut(PIECE).zip(xs.par_chunks(PIECE)).for_each(|(y, x)| function(y, x));
+        Tensor::from_vec(y, x.shape(), x.device())
+    })
 }
 
 /// The gradient with respect to `x`: `function` fills its first argument from `x` and the gradient of the output.
@@ -32,12 +28,12 @@ pub(super) fn backward(
     x: &Tensor,
     grad: &Tensor,
     function: fn(&mut [f32], &[f32], &[f32]),
-) -> Result<Option<Tensor>> {
+) -> Result<Tensor> {
     with_values(name, [x, grad], |[xs, gs]| {
         let mut out = vec![0f32; xs.len()];
         out.par_chunks_mut(PIECE)
             .zip(xs.par_chunks(PIECE).zip(gs.par_chunks(PIECE)))
             .for_each(|(out, (x, grad))| function(out, x, grad));
-        Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
+        Tensor::from_vec(out, x.shape(), x.device())
     })
 }

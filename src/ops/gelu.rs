@@ -1,11 +1,12 @@
 //! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
 
 use super::elementwise;
+use super::graph::record_cheap;
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::math::{erf, exp};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record1};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use super::tensor_slice::has_cpu_kernel;
+use candle_core::{DType, Result, Tensor};
 use multiversion::multiversion;
 
 /// GELU of every value of `x`, any shape.
@@ -15,8 +16,22 @@ use multiversion::multiversion;
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     timed("gelu", x.device(), || {
         let x = x.contiguous()?;
-        if has_cpu_kernel(&x) { x.apply_op1(Gelu) } else { record1(Gelu, &x, x.detach().gelu_erf()?) }
+        let (kept, read) = (x.detach(), x.detach());
+        let gradients = move |grad: &Tensor| Ok([Some(gradient(&read, grad)?)]);
+        record_cheap("gelu, backward", [Some(&x)], of(&kept)?, move || of(&kept), gradients)
     })
+}
+
+fn of(x: &Tensor) -> Result<Tensor> {
+    if has_cpu_kernel(x) { elementwise::forward("gelu", x, forward) } else { x.gelu_erf() }
+}
+
+fn gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if has_cpu_kernel(x) {
+        elementwise::backward("gelu", x, grad, backward)
+    } else {
+        backward_elsewhere(x, grad)
+    }
 }
 
 /// d/dx x·Φ(x) = Φ(x) + x·φ(x), in f32.
@@ -24,7 +39,7 @@ fn backward_elsewhere(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     if has_cuda_kernel(x) {
         return backward_kernel(x, &grad.contiguous()?);
     }
-    let wide = x.detach().to_dtype(DType::F32)?;
+    let wide = x.to_dtype(DType::F32)?;
     let distribution = wide.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?;
     let density = wide.sqr()?.affine(-0.5, 0.0)?.exp()?.affine(f64::from(INVERSE_SQRT_TAU), 0.0)?;
     let slope = (distribution + (wide * density)?)?;
@@ -42,8 +57,6 @@ pub(super) fn backward_kernel(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
 
 /// 1/√(2π), the factor of the normal density.
 const INVERSE_SQRT_TAU: f32 = 0.398_942_3;
-
-struct Gelu;
 
 /// Φ(x), the distribution function of the standard normal distribution.
 #[inline(always)]
@@ -63,23 +76,5 @@ fn forward(y: &mut [f32], x: &[f32]) {
 fn backward(grad_x: &mut [f32], x: &[f32], grad: &[f32]) {
     for ((out, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
         *out = grad * (normal_distribution(x) + x * INVERSE_SQRT_TAU * exp(-0.5 * x * x));
-    }
-}
-
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        elementwise::forward("gelu", x, layout, forward)
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if has_cpu_kernel(x) {
-            elementwise::backward("gelu", x, grad, backward)
-        } else {
-            backward_elsewhere(x, grad).map(Some)
-        }
     }
 }

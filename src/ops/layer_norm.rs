@@ -3,13 +3,13 @@
 //! candle's fused norm loses the gradient silently; this one has a backward pass, which recomputes mean and deviation rather
 //! than keeping them.
 
+use super::graph::record_cheap;
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
-use super::linear::column_sums;
+use super::linear::{column_sums, sums_of_pieces};
 use super::math::{sum, sum_pairs};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record3};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor, bail};
+use super::tensor_slice::{has_cpu_kernel, with_values};
+use candle_core::{D, DType, Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -27,17 +27,33 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     }
     timed("layer_norm", x.device(), || {
         let (x, weight, bias) = (x.contiguous()?, weight.contiguous()?, bias.contiguous()?);
-        if has_cpu_kernel(&x) {
-            return x.apply_op3(&weight, &bias, LayerNorm { eps });
-        }
-        let result = if has_cuda_kernel(&x) {
-            on_rows("layer_norm", eps, [&x, &weight, &bias], hidden)?
-        } else {
-            let normalized = Normalized::of(&x, eps)?.values;
-            let scaled = normalized.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
-            scaled.broadcast_add(&bias.detach().to_dtype(DType::F32)?)?.to_dtype(x.dtype())?
-        };
-        record3(LayerNorm { eps }, &x, &weight, &bias, result)
+        let kept = [x.detach(), weight.detach(), bias.detach()];
+        let wanted = [&x, &weight, &bias].map(Tensor::track_op);
+        let [read, scales, _] = kept.clone();
+        let result = of(&kept, eps)?;
+        let inputs = [Some(&x), Some(&weight), Some(&bias)];
+        record_cheap("layer_norm, backward", inputs, result, move || of(&kept, eps), move |grad| {
+            gradients([&read, &scales, grad], wanted, eps)
+        })
+    })
+}
+
+fn of([x, weight, bias]: &[Tensor; 3], eps: f32) -> Result<Tensor> {
+    if has_cuda_kernel(x) {
+        return on_rows("layer_norm", eps, [x, weight, bias], weight.elem_count());
+    }
+    if !has_cpu_kernel(x) {
+        let normalized = Normalized::of(x, eps)?.values;
+        let scaled = normalized.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
+        return scaled.broadcast_add(&bias.to_dtype(DType::F32)?)?.to_dtype(x.dtype());
+    }
+    with_values("layer_norm", [x, weight, bias], |[xs, weight, bias]| {
+        let mut y = vec![0f32; xs.len()];
+        let piece = ROWS * weight.len();
+        y.par_chunks_mut(piece)
+            .zip(xs.par_chunks(piece))
+            .for_each(|(y, x)| forward(y, x, weight, bias, eps));
+        Tensor::from_vec(y, x.shape(), x.device())
     })
 }
 
@@ -67,7 +83,7 @@ struct Normalized {
 
 impl Normalized {
     fn of(x: &Tensor, eps: f32) -> Result<Self> {
-        let x = x.detach().to_dtype(DType::F32)?;
+        let x = x.to_dtype(DType::F32)?;
         let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let inverse = variance.affine(1.0, f64::from(eps))?.sqrt()?.recip()?;
@@ -76,36 +92,58 @@ impl Normalized {
 }
 
 /// Gradients of x, weight and bias, each only where it is wanted.
-fn backward_elsewhere(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    grad: &Tensor,
-    eps: f32,
-) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-    if has_cuda_kernel(x) && !weight.track_op() && !bias.track_op() {
+fn gradients(tensors: [&Tensor; 3], wanted: [bool; 3], eps: f32) -> Result<[Option<Tensor>; 3]> {
+    let [x, weight, grad] = tensors;
+    if has_cuda_kernel(x) && wanted == [true, false, false] {
         let grad_x = on_rows("layer_norm_backward", eps, [x, weight, &grad.contiguous()?], x.elem_count())?;
-        return Ok((Some(grad_x), None, None));
+        return Ok([Some(grad_x), None, None]);
     }
+    if !has_cpu_kernel(x) {
+        return gradients_elsewhere(tensors, wanted, eps);
+    }
+    let hidden = weight.elem_count();
+    with_values("layer_norm", tensors, |[xs, ws, gs]| {
+        let grad_x = wanted[0].then(|| {
+            let mut grad_x = vec![0f32; xs.len()];
+            let piece = ROWS * hidden;
+            grad_x
+                .par_chunks_mut(piece)
+                .zip(xs.par_chunks(piece).zip(gs.par_chunks(piece)))
+                .for_each(|(out, (x, grad))| backward(out, x, ws, grad, eps));
+            Tensor::from_vec(grad_x, x.shape(), x.device())
+        });
+        let grad_weight = wanted[1].then(|| {
+            let sums = sums_of_pieces(xs.len() / hidden.max(1), hidden, |rows, sums| {
+                let values = rows.start * hidden..rows.end * hidden;
+                add_products(sums, &xs[values.clone()], &gs[values], eps);
+            });
+            Tensor::from_vec(sums, hidden, x.device())
+        });
+        let grad_bias = wanted[2].then(|| Tensor::from_vec(column_sums(gs, hidden), hidden, x.device()));
+        Ok([grad_x.transpose()?, grad_weight.transpose()?, grad_bias.transpose()?])
+    })
+}
+
+fn gradients_elsewhere(
+    [x, weight, grad]: [&Tensor; 3],
+    wanted: [bool; 3],
+    eps: f32,
+) -> Result<[Option<Tensor>; 3]> {
     let Normalized { values, inverse } = Normalized::of(x, eps)?;
     let grad = grad.to_dtype(DType::F32)?;
-    let sums = |wanted: &Tensor, values: Tensor| {
-        let rows = values.elem_count() / wanted.elem_count().max(1);
-        values.reshape((rows, wanted.elem_count()))?.sum(0)?.to_dtype(wanted.dtype())
+    let sums = |values: Tensor| {
+        let rows = values.elem_count() / weight.elem_count().max(1);
+        values.reshape((rows, weight.elem_count()))?.sum(0)?.to_dtype(weight.dtype())
     };
-    let grad_weight = weight.track_op().then(|| sums(weight, (&grad * &values)?)).transpose()?;
-    let grad_bias = bias.track_op().then(|| sums(bias, grad.clone())).transpose()?;
-    let grad_x = x.track_op().then(|| {
-        let scaled = grad.broadcast_mul(&weight.detach().to_dtype(DType::F32)?)?;
+    let grad_weight = wanted[1].then(|| sums((&grad * &values)?)).transpose()?;
+    let grad_bias = wanted[2].then(|| sums(grad.clone())).transpose()?;
+    let grad_x = wanted[0].then(|| {
+        let scaled = grad.broadcast_mul(&weight.to_dtype(DType::F32)?)?;
         let mean_product = (&scaled * &values)?.mean_keepdim(D::Minus1)?;
         let shifted = scaled.broadcast_sub(&scaled.mean_keepdim(D::Minus1)?)?;
         (shifted - values.broadcast_mul(&mean_product)?)?.broadcast_mul(&inverse)?.to_dtype(x.dtype())
     });
-    Ok((grad_x.transpose()?, grad_weight, grad_bias))
-}
-
-struct LayerNorm {
-    eps: f32,
+    Ok([grad_x.transpose()?, grad_weight, grad_bias])
 }
 
 /// Mean and inverse deviation of a row.
@@ -128,85 +166,32 @@ fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
     }
 }
 
-/// Gradient of x, and (into `scaled`) each row's `grad · x̂`, whose column sums are the gradient of the weight.
+/// The gradient of x.
 #[multiversion(targets = "simd")]
-fn backward(grad_x: &mut [f32], scaled: &mut [f32], x: &[f32], weight: &[f32], grad: &[f32], eps: f32) {
+fn backward(grad_x: &mut [f32], x: &[f32], weight: &[f32], grad: &[f32], eps: f32) {
     let hidden = weight.len();
-    let rows = grad_x.chunks_exact_mut(hidden).zip(scaled.chunks_exact_mut(hidden));
-    for ((out, scaled), (x, grad)) in rows.zip(x.chunks_exact(hidden).zip(grad.chunks_exact(hidden))) {
+    let rows = x.chunks_exact(hidden).zip(grad.chunks_exact(hidden));
+    for (out, (x, grad)) in grad_x.chunks_exact_mut(hidden).zip(rows) {
         let (mean, inverse) = moments(x, eps);
-        for (((out, scaled), (&x, &weight)), &grad) in
-            out.iter_mut().zip(scaled.iter_mut()).zip(x.iter().zip(weight)).zip(grad)
-        {
-            let normalized = (x - mean) * inverse;
+        for ((out, &weight), &grad) in out.iter_mut().zip(weight).zip(grad) {
             *out = grad * weight;
-            *scaled = normalized;
         }
         let mean_grad = sum(out, |v| v) / hidden as f32;
-        let mean_product = sum_pairs(out, scaled, |a, b| a * b) / hidden as f32;
-        for ((out, scaled), &grad) in out.iter_mut().zip(scaled.iter_mut()).zip(grad) {
-            *out = inverse * (*out - mean_grad - *scaled * mean_product);
-            *scaled *= grad;
+        let mean_product = sum_pairs(out, x, |a, x| a * ((x - mean) * inverse)) / hidden as f32;
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = inverse * (*out - mean_grad - (x - mean) * inverse * mean_product);
         }
     }
 }
 
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = argument("layer_norm", x, xl)?;
-        let (weight, bias) = (argument("layer_norm", w, wl)?, argument("layer_norm", b, bl)?);
-        let mut y = vec![0f32; x.len()];
-        let piece = ROWS * weight.len();
-        y.par_chunks_mut(piece)
-            .zip(x.par_chunks(piece))
-            .for_each(|(y, x)| forward(y, x, weight, bias, self.eps));
-        Ok((storage(y), xl.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if !has_cpu_kernel(x) {
-            return backward_elsewhere(x, weight, bias, grad, self.eps);
+/// Adds each row's `grad · x̂`, the rows' parts of the gradient of the weight.
+#[multiversion(targets = "simd")]
+fn add_products(sums: &mut [f32], x: &[f32], grad: &[f32], eps: f32) {
+    let hidden = sums.len();
+    for (x, grad) in x.chunks_exact(hidden).zip(grad.chunks_exact(hidden)) {
+        let (mean, inverse) = moments(x, eps);
+        for ((sum, &x), &grad) in sums.iter_mut().zip(x).zip(grad) {
+            *sum += (x - mean) * inverse * grad;
         }
-        let hidden = weight.elem_count();
-        with_values("layer_norm", [x, weight, grad], |[xs, ws, gs]| {
-            let (mut grad_x, mut scaled) = (vec![0f32; xs.len()], vec![0f32; xs.len()]);
-            let piece = ROWS * hidden;
-            grad_x
-                .par_chunks_mut(piece)
-                .zip(scaled.par_chunks_mut(piece))
-                .zip(xs.par_chunks(piece).zip(gs.par_chunks(piece)))
-                .for_each(|((out, scaled), (x, grad))| backward(out, scaled, x, ws, grad, self.eps));
-            let sums = |wanted: &Tensor, values: &[f32]| match wanted.track_op() {
-                true => {
-                    Tensor::from_vec(column_sums(values, hidden), wanted.shape(), wanted.device()).map(Some)
-                }
-                false => Ok(None),
-            };
-            let (grad_weight, grad_bias) = (sums(weight, &scaled)?, sums(bias, gs)?);
-            let grad_x = match x.track_op() {
-                true => Some(Tensor::from_vec(grad_x, x.shape(), x.device())?),
-                false => None,
-            };
-            Ok((grad_x, grad_weight, grad_bias))
-        })
     }
 }

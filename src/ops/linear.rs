@@ -1,15 +1,17 @@
 //! `y = x · Wᵀ + b`, with no gradient for what is frozen.
 //!
 //! candle's own product computes and keeps the gradient of a frozen weight; here a weight or bias that is no variable gets
-//! none, which halves the backward pass of a LoRA step.
+//! none, which halves the backward pass of a LoRA step, and x is kept for a trained weight alone.
 
+use super::graph::{Kept, record};
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record2, record3};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use super::residual::{Residual, residual};
+use super::tensor_slice::{argument, has_cpu_kernel, with_values};
+use candle_core::{CpuStorage, DType, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Rows whose bias gradient is one partial sum: fixed, so that the sum does not depend on the number of threads.
 const ROWS_A_PIECE: usize = 64;
@@ -28,27 +30,90 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     timed("linear", x.device(), || {
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-        match bias {
-            Some(bias) if has_cpu_kernel(&x) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
-            None if has_cpu_kernel(&x) => x.apply_op2(&weight, Linear),
-            Some(bias) => {
-                let product = composed_product(&x, &weight)?;
-                let result = if has_cuda_kernel(&x) {
-                    add_bias(&product, bias)?
-                } else {
-                    product.broadcast_add(&bias.detach())?
-                };
-                record3(Linear, &x, &weight, bias, result)
-            }
-            None => record2(Linear, &x, &weight, composed_product(&x, &weight)?),
-        }
+        let bias = bias.map(Tensor::contiguous).transpose()?;
+        let result = match &bias {
+            _ if has_cpu_kernel(&x) => product(&x, &weight, bias.as_ref())?,
+            None => composed_product(&x, &weight)?,
+            Some(bias) if has_cuda_kernel(&x) => add_bias(&composed_product(&x, &weight)?, bias)?,
+            Some(bias) => composed_product(&x, &weight)?.broadcast_add(&bias.detach())?,
+        };
+        let (way_back, want_bias) =
+            (WayBack::of(&x, &weight, 1.0), bias.as_ref().is_some_and(Tensor::track_op));
+        record("linear, backward", [Some(&x), Some(&weight), bias.as_ref()], result, move |grad| {
+            let [grad_x, grad_weight] = way_back.gradients(grad)?;
+            Ok([grad_x, grad_weight, want_bias.then(|| bias_gradient(grad)).transpose()?])
+        })
     })
+}
+
+/// `y + scale · x · Wᵀ`, in the memory of `y` where the CPU computes: nobody may read `y` any more. `y` `[…, out]`, `x` `[…, in]`,
+/// `weight` `[out, in]`.
+///
+/// # Errors
+/// If the shapes or the number formats do not fit.
+pub fn linear_onto(y: Tensor, x: &Tensor, weight: &Tensor, scale: f32) -> Result<Tensor> {
+    if !has_cpu_kernel(&y) || y.is_variable() {
+        return residual(&y, &linear(x, weight, None)?, None, Residual::Constant(scale));
+    }
+    let (outputs, inputs) = weight.dims2()?;
+    if x.dims().last() != Some(&inputs) || y.dims().last() != Some(&outputs) {
+        bail!("linear_onto: a weight {:?} from {:?} onto {:?}", weight.shape(), x.shape(), y.shape())
+    }
+    timed("linear", y.device(), || {
+        let (y, x, weight) = (y.contiguous()?, x.contiguous()?, weight.contiguous()?);
+        let result = y.detach();
+        result.inplace_op3(&x.detach(), &weight.detach(), &AddProduct { scale })?;
+        let way_back = WayBack::of(&x, &weight, scale);
+        let want_y = y.track_op();
+        record("linear, backward", [Some(&y), Some(&x), Some(&weight)], result, move |grad| {
+            let [grad_x, grad_weight] = way_back.gradients(grad)?;
+            Ok([want_y.then(|| grad.clone()), grad_x, grad_weight])
+        })
+    })
+}
+
+struct AddProduct {
+    scale: f32,
+}
+
+impl InplaceOp3 for AddProduct {
+    fn name(&self) -> &'static str {
+        "linear_onto"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &mut CpuStorage,
+        yl: &Layout,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<()> {
+        let (outputs, inputs) = wl.shape().dims2()?;
+        let (x, w) = (argument("linear_onto", x, xl)?, argument("linear_onto", w, wl)?);
+        let CpuStorage::F32(y) = y else { bail!("linear_onto: the CPU computes in f32") };
+        let Some((start, end)) = yl.contiguous_offsets() else { bail!("linear_onto: y has gaps") };
+        let (y, rows) = (&mut y[start..end], x.len() / inputs.max(1));
+        let (x, w) = (View::new(x, rows, inputs), View::new(w, outputs, inputs).transposed());
+        matmul(ViewMut::new(y, rows, outputs), x, w, self.scale, Into::Add, Threads::All);
+        Ok(())
+    }
 }
 
 /// `[…, columns]` → `[rows, columns]`.
 fn rows(x: &Tensor) -> Result<Tensor> {
     let columns = x.dims().last().copied().unwrap_or(1);
     x.detach().contiguous()?.reshape((x.elem_count() / columns.max(1), columns))
+}
+
+/// The shape of `x` with `last` in the place of its last side.
+pub(super) fn with_last(x: &Shape, last: usize) -> Shape {
+    let mut dims = x.dims().to_vec();
+    if let Some(side) = dims.last_mut() {
+        *side = last;
+    }
+    Shape::from(dims)
 }
 
 /// The kernel in elementwise.cu.
@@ -66,28 +131,26 @@ pub(super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 }
 
 fn composed_product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let mut dims = x.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = weight.dim(0)?;
-    }
-    rows(x)?.matmul(&weight.detach().t()?)?.reshape(dims)
+    rows(x)?.matmul(&weight.detach().t()?)?.reshape(with_last(x.shape(), weight.dim(0)?))
 }
 
-/// Gradients of `x` and `weight`, each only where it is wanted.
-fn backward_elsewhere(
-    x: &Tensor,
-    weight: &Tensor,
-    grad: &Tensor,
-) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    let grad = rows(grad)?;
-    let grad_x = x.track_op().then(|| grad.matmul(&weight.detach())?.reshape(x.shape()));
-    let grad_weight = weight.track_op().then(|| grad.t()?.matmul(&rows(x)?));
-    Ok((grad_x.transpose()?, grad_weight.transpose()?))
+/// The CPU's product.
+fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let shape = with_last(x.shape(), outputs);
+    let run = |x: &[f32], weight: &[f32], bias: Option<&[f32]>| {
+        let mut y = vec![0f32; x.len() / inputs * outputs];
+        forward(&mut y, x, weight, bias, inputs, outputs);
+        y
+    };
+    let y = match bias {
+        Some(bias) => with_values("linear", [x, weight, bias], |[x, w, b]| Ok(run(x, w, Some(b))))?,
+        None => with_values("linear", [x, weight], |[x, w]| Ok(run(x, w, None)))?,
+    };
+    Tensor::from_vec(y, shape, weight.device())
 }
 
-struct Linear;
-
-/// The product itself: `x` is `rows × inputs`, `weight` `outputs × inputs`, `y` `rows × outputs`.
+/// `x` is `rows × inputs`, `weight` `outputs × inputs`, `y` `rows × outputs`.
 fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize) {
     let rows = x.len() / inputs;
     let into = match bias {
@@ -101,77 +164,95 @@ fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>, input
     matmul(ViewMut::new(y, rows, outputs), x, weight, 1.0, into, Threads::All);
 }
 
-fn run(
-    x: &CpuStorage,
-    xl: &Layout,
-    w: &CpuStorage,
-    wl: &Layout,
-    bias: Option<&[f32]>,
-) -> Result<(CpuStorage, Shape)> {
-    let (outputs, inputs) = wl.shape().dims2()?;
-    let (x, w) = (argument("linear", x, xl)?, argument("linear", w, wl)?);
-    let mut dims = xl.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = outputs;
-    }
-    let mut y = vec![0f32; x.len() / inputs * outputs];
-    forward(&mut y, x, w, bias, inputs, outputs);
-    Ok((storage(y), Shape::from_dims(&dims)))
+/// What the backward pass of `scale · x · Wᵀ` reads: each factor where the other's gradient is wanted.
+struct WayBack {
+    x: Option<Kept>,
+    weight: Option<Tensor>,
+    shape_of_x: Shape,
+    scale: f32,
 }
 
-/// Gradients of `x` and `weight`, each only where it is wanted.
-fn backward(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    if !has_cpu_kernel(x) {
-        return backward_elsewhere(x, weight, grad);
+impl WayBack {
+    fn of(x: &Tensor, weight: &Tensor, scale: f32) -> Self {
+        Self {
+            x: weight.track_op().then(|| Kept::of(x)),
+            weight: x.track_op().then(|| weight.detach()),
+            shape_of_x: x.shape().clone(),
+            scale,
+        }
     }
+
+    /// Of x and of the weight, from that of the product.
+    fn gradients(self, grad: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        let Self { x, weight, shape_of_x, scale } = self;
+        let grad_x = weight.map(|weight| match has_cpu_kernel(&weight) {
+            true => gradient_of_x(&weight, grad, &shape_of_x, scale),
+            false => scaled(rows(grad)?.matmul(&weight)?, scale)?.reshape(&shape_of_x),
+        });
+        let grad_weight = x.map(|x| x.values()).transpose()?.map(|x| match has_cpu_kernel(&x) {
+            true => gradient_of_weight(&x, grad, scale),
+            false => scaled(rows(grad)?.t()?.matmul(&rows(&x)?)?, scale),
+        });
+        Ok([grad_x.transpose()?, grad_weight.transpose()?])
+    }
+}
+
+fn scaled(product: Tensor, scale: f32) -> Result<Tensor> {
+    if scale == 1.0 { Ok(product) } else { product.affine(f64::from(scale), 0.0) }
+}
+
+fn gradient_of_x(weight: &Tensor, grad: &Tensor, shape: &Shape, scale: f32) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
-    let rows = x.elem_count() / inputs;
-    let (want_x, want_weight) = (x.track_op(), weight.track_op());
-    with_values("linear", [x, weight, grad], |[xs, ws, gs]| {
-        let g = View::new(gs, rows, outputs);
-        let grad_x = want_x.then(|| {
-            let mut out = vec![0f32; rows * inputs];
-            let w = View::new(ws, outputs, inputs);
-            matmul(ViewMut::new(&mut out, rows, inputs), g, w, 1.0, Into::Replace, Threads::All);
-            Tensor::from_vec(out, x.shape(), x.device())
-        });
-        let grad_weight = want_weight.then(|| {
-            let mut out = vec![0f32; outputs * inputs];
-            let xs = View::new(xs, rows, inputs);
-            matmul(
-                ViewMut::new(&mut out, outputs, inputs),
-                g.transposed(),
-                xs,
-                1.0,
-                Into::Replace,
-                Threads::All,
-            );
-            Tensor::from_vec(out, weight.shape(), weight.device())
-        });
-        Ok((grad_x.transpose()?, grad_weight.transpose()?))
+    let rows = shape.elem_count() / inputs.max(1);
+    with_values("linear", [weight, grad], |[w, g]| {
+        let mut out = vec![0f32; rows * inputs];
+        let (g, w) = (View::new(g, rows, outputs), View::new(w, outputs, inputs));
+        matmul(ViewMut::new(&mut out, rows, inputs), g, w, scale, Into::Replace, Threads::All);
+        Tensor::from_vec(out, shape, weight.device())
     })
 }
 
-/// The gradient of the bias `b` of a product over `x`: the sum over the rows of that of the output, where it is wanted.
-pub(super) fn bias_gradient(x: &Tensor, b: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-    match b.track_op() {
-        false => Ok(None),
-        true if !has_cpu_kernel(x) => rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(b.dtype()).map(Some),
-        true => with_values("linear", [grad], |[g]| {
-            Tensor::from_vec(column_sums(g, b.elem_count()), b.shape(), b.device()).map(Some)
-        }),
-    }
+fn gradient_of_weight(x: &Tensor, grad: &Tensor, scale: f32) -> Result<Tensor> {
+    let side = |tensor: &Tensor| tensor.dims().last().copied().unwrap_or(1);
+    let (outputs, inputs) = (side(grad), side(x));
+    let rows = x.elem_count() / inputs.max(1);
+    with_values("linear", [x, grad], |[x, g]| {
+        let mut out = vec![0f32; outputs * inputs];
+        let (g, x) = (View::new(g, rows, outputs).transposed(), View::new(x, rows, inputs));
+        matmul(ViewMut::new(&mut out, outputs, inputs), g, x, scale, Into::Replace, Threads::All);
+        Tensor::from_vec(out, (outputs, inputs), grad.device())
+    })
 }
 
-/// Sum over the rows: partial sums of fixed pieces, added in order.
+/// The gradient of the bias of a product: the sum over the rows of that of the product.
+pub(super) fn bias_gradient(grad: &Tensor) -> Result<Tensor> {
+    if !has_cpu_kernel(grad) {
+        return rows(grad)?.to_dtype(DType::F32)?.sum(0)?.to_dtype(grad.dtype());
+    }
+    let columns = grad.dims().last().copied().unwrap_or(1);
+    with_values("linear", [grad], |[g]| Tensor::from_vec(column_sums(g, columns), columns, grad.device()))
+}
+
+/// Sum over the rows.
 pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
-    let pieces: Vec<Vec<f32>> = values
-        .par_chunks(columns * ROWS_A_PIECE)
+    sums_of_pieces(values.len() / columns.max(1), columns, |rows, sums| {
+        for row in values[rows.start * columns..rows.end * columns].chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+    })
+}
+
+/// Sums over `rows` rows: `add` adds those of a range to its second argument. Partial sums of fixed pieces, added in order.
+pub(super) fn sums_of_pieces(
+    rows: usize,
+    columns: usize,
+    add: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    let pieces: Vec<Vec<f32>> = (0..rows.div_ceil(ROWS_A_PIECE))
+        .into_par_iter()
         .map(|piece| {
             let mut sums = vec![0f32; columns];
-            for row in piece.chunks_exact(columns) {
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            }
+            add(piece * ROWS_A_PIECE..rows.min((piece + 1) * ROWS_A_PIECE), &mut sums);
             sums
         })
         .collect();
@@ -180,61 +261,4 @@ pub(super) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
         total.iter_mut().zip(piece).for_each(|(sum, value)| *sum += value);
     }
     total
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        run(x, xl, w, wl, None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        backward(x, w, grad)
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        run(x, xl, w, wl, Some(argument("linear", b, bl)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (grad_x, grad_w) = backward(x, w, grad)?;
-        let grad_b = bias_gradient(x, b, grad)?;
-        Ok((grad_x, grad_w, grad_b))
-    }
 }

@@ -4,15 +4,13 @@
 //! 8 bits: a row's numbers are integers from −127 to 127 times the row's scale (symmetric, per output channel, as in Jacob et al. 2018,
 //! "Quantization and Training of Neural Networks", §2.1, with a zero point of zero), rounded to the nearest.
 
+use super::graph::record;
 use super::launch::has_cuda_kernel;
-use super::linear::{add_bias, bias_gradient};
+use super::linear::{add_bias, bias_gradient, with_last};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record2, record3};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{
-    CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
-};
+use super::tensor_slice::{has_cpu_kernel, with_values};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -98,24 +96,15 @@ pub fn packed_linear(x: &Tensor, weight: &PackedWeight, bias: Option<&Tensor>) -
         bail!("packed_linear: {outputs} outputs, the bias has shape {:?}", bias.shape())
     }
     timed("packed_linear", x.device(), || {
-        let x = x.contiguous()?;
-        let op = PackedLinear { weight: weight.clone() };
-        match bias {
-            Some(bias) if has_cpu_kernel(&x) => x.apply_op3(&weight.values, &bias.contiguous()?, op),
-            None if has_cpu_kernel(&x) => x.apply_op2(&weight.values, op),
-            Some(bias) => {
-                let product = op.composed(&x)?;
-                let result = match has_cuda_kernel(&x) {
-                    true => add_bias(&product, bias)?,
-                    false => product.broadcast_add(&bias.detach())?,
-                };
-                record3(op, &x, &weight.values, bias, result)
-            }
-            None => {
-                let result = op.composed(&x)?;
-                record2(op, &x, &weight.values, result)
-            }
-        }
+        let (x, op) = (x.contiguous()?, PackedLinear { weight: weight.clone() });
+        let bias = bias.map(Tensor::contiguous).transpose()?;
+        let result = op.of(&x, bias.as_ref())?;
+        let (shape, want_x) = (x.shape().clone(), x.track_op());
+        let want_bias = bias.as_ref().is_some_and(Tensor::track_op);
+        record("packed_linear, backward", [Some(&x), bias.as_ref()], result, move |grad| {
+            let grad_x = want_x.then(|| op.gradient_of_x(grad, &shape)).transpose()?;
+            Ok([grad_x, want_bias.then(|| bias_gradient(grad)).transpose()?])
+        })
     })
 }
 
@@ -221,99 +210,53 @@ impl PackedLinear {
         rows.matmul(&self.weight.widened(x.dtype())?.t()?)?.reshape(dims)
     }
 
-    fn run(
-        &self,
-        (x, xl): (&CpuStorage, &Layout),
-        (w, wl): (&CpuStorage, &Layout),
-        bias: Option<&[f32]>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, _) = wl.shape().dims2()?;
-        if wl.contiguous_offsets() != Some((0, wl.shape().elem_count())) {
+    fn of(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        if !has_cpu_kernel(x) {
+            let product = self.composed(x)?;
+            return match bias {
+                None => Ok(product),
+                Some(bias) if has_cuda_kernel(x) => add_bias(&product, bias),
+                Some(bias) => product.broadcast_add(&bias.detach()),
+            };
+        }
+        let shape = with_last(x.shape(), self.weight.values.dim(0)?);
+        let y = self.with_stored(|values| match bias {
+            Some(bias) => {
+                with_values("packed_linear", [x, bias], |[x, bias]| self.forward(x, values, Some(bias)))
+            }
+            None => with_values("packed_linear", [x], |[x]| self.forward(x, values, None)),
+        })?;
+        Tensor::from_vec(y, shape, x.device())
+    }
+
+    fn gradient_of_x(&self, grad: &Tensor, shape: &Shape) -> Result<Tensor> {
+        let outputs = self.weight.values.dim(0)?;
+        if !has_cpu_kernel(grad) {
+            let rows = grad.detach().contiguous()?.reshape((grad.elem_count() / outputs.max(1), outputs))?;
+            return rows.matmul(&self.weight.widened(grad.dtype())?)?.reshape(shape);
+        }
+        let out = self
+            .with_stored(|values| with_values("packed_linear", [grad], |[g]| self.backward(g, values)))?;
+        Tensor::from_vec(out, shape, grad.device())
+    }
+
+    /// Calls `work` with the weight's storage.
+    fn with_stored<T>(&self, work: impl FnOnce(&CpuStorage) -> Result<T>) -> Result<T> {
+        let (guard, layout) = self.weight.values.storage_and_layout();
+        if layout.contiguous_offsets() != Some((0, layout.shape().elem_count())) {
             bail!("packed_linear: the weight is a part of another tensor")
         }
-        let mut dims = xl.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = outputs;
+        match &*guard {
+            Storage::Cpu(values) => work(values),
+            _ => bail!("packed_linear: the weight is on another device"),
         }
-        let y = self.forward(argument("packed_linear", x, xl)?, w, bias)?;
-        Ok((storage(y), Shape::from_dims(&dims)))
-    }
-
-    fn gradient_of_x(&self, x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        let outputs = self.weight.values.dim(0)?;
-        if !has_cpu_kernel(x) {
-            let grad = grad.detach().contiguous()?.reshape((grad.elem_count() / outputs.max(1), outputs))?;
-            return grad.matmul(&self.weight.widened(x.dtype())?)?.reshape(x.shape()).map(Some);
-        }
-        let (guard, _) = self.weight.values.storage_and_layout();
-        let Storage::Cpu(values) = &*guard else { bail!("packed_linear: the weight is on another device") };
-        let out = with_values("packed_linear", [grad], |[grad]| self.backward(grad, values))?;
-        Tensor::from_vec(out, x.shape(), x.device()).map(Some)
-    }
-}
-
-impl CustomOp2 for PackedLinear {
-    fn name(&self) -> &'static str {
-        "packed_linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.run((x, xl), (w, wl), None)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((self.gradient_of_x(x, grad)?, None))
-    }
-}
-
-impl CustomOp3 for PackedLinear {
-    fn name(&self) -> &'static str {
-        "packed_linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.run((x, xl), (w, wl), Some(argument("packed_linear", b, bl)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok((self.gradient_of_x(x, grad)?, None, bias_gradient(x, b, grad)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::linear;
+    use crate::ops::{backward, linear};
     use candle_core::Var;
 
     fn random(shape: (usize, usize), seed: u64) -> Tensor {
@@ -347,7 +290,7 @@ mod tests {
                     linear(&x, &widened, Some(&bias)).unwrap(),
                 ];
                 let gradients = results.each_ref().map(|y| {
-                    let store = (y * &pull).unwrap().sum_all().unwrap().backward().unwrap();
+                    let store = backward(&(y * &pull).unwrap().sum_all().unwrap()).unwrap();
                     [&x, &bias].map(|variable| store.get(variable.as_tensor()).unwrap().clone())
                 });
                 assert!(largest_difference(&results[0], &results[1]) < 1e-4, "{dtype:?}");

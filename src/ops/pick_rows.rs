@@ -1,10 +1,10 @@
 //! Rows of each sample in another order, some left out, some new ones zero: how tokens are put into windows and back, and
 //! four neighbours beside each other.
 
+use super::graph::record;
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record1};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use super::tensor_slice::{has_cpu_kernel, with_values};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -64,8 +64,21 @@ pub fn pick_rows(x: &Tensor, map: &RowMap) -> Result<Tensor> {
         bail!("pick_rows: a map of {} rows for {rows}", map.back.len())
     }
     timed("pick_rows", x.device(), || {
-        let (x, op) = (x.contiguous()?, PickRows(map.clone()));
-        if has_cpu_kernel(&x) { x.apply_op1(op) } else { record1(op, &x, composed(&x, map)?) }
+        let (x, back) = (x.contiguous()?, map.inverse());
+        record("pick_rows, backward", [Some(&x)], picked(&x, map)?, move |grad| {
+            Ok([Some(picked(&grad.contiguous()?, &back)?)])
+        })
+    })
+}
+
+fn picked(x: &Tensor, map: &RowMap) -> Result<Tensor> {
+    if !has_cpu_kernel(x) {
+        return composed(x, map);
+    }
+    let (batch, rows, hidden) = x.dims3()?;
+    with_values("pick_rows", [x], |[values]| {
+        let out = copied(values, map, (batch, rows, hidden));
+        Tensor::from_vec(out, (batch, map.rows(), hidden), x.device())
     })
 }
 
@@ -84,8 +97,6 @@ fn composed(x: &Tensor, map: &RowMap) -> Result<Tensor> {
     x.contiguous()?.index_select(&Tensor::from_vec(picks, count, x.device())?, 1)
 }
 
-struct PickRows(RowMap);
-
 fn copied(x: &[f32], map: &RowMap, (batch, rows, hidden): (usize, usize, usize)) -> Vec<f32> {
     let picks = &map.there;
     let mut out = vec![0f32; batch * picks.len() * hidden];
@@ -101,29 +112,6 @@ fn copied(x: &[f32], map: &RowMap, (batch, rows, hidden): (usize, usize, usize))
         }
     });
     out
-}
-
-impl CustomOp1 for PickRows {
-    fn name(&self) -> &'static str {
-        "pick_rows"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let dims = layout.shape().dims3()?;
-        let x = argument("pick_rows", x, layout)?;
-        Ok((storage(copied(x, &self.0, dims)), Shape::from((dims.0, self.0.rows(), dims.2))))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let back = self.0.inverse();
-        if !has_cpu_kernel(x) {
-            return composed(&grad.contiguous()?, &back).map(Some);
-        }
-        let dims = grad.dims3()?;
-        with_values("pick_rows", [grad], |[grad]| {
-            Ok(Some(Tensor::from_vec(copied(grad, &back, dims), x.shape(), x.device())?))
-        })
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Where the time goes in a pass, op by op. Off unless somebody asks, and then it waits for the device around every op: the
 //! parts are true, the whole is slower than an unwatched pass.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,11 +38,7 @@ pub fn profiled<T>(work: impl FnOnce() -> T) -> (T, Profile) {
 }
 
 /// Runs an op, timed if this thread is profiled.
-pub(super) fn timed(
-    op: &'static str,
-    device: &Device,
-    work: impl FnOnce() -> Result<Tensor>,
-) -> Result<Tensor> {
+pub(super) fn timed<T>(op: &'static str, device: &Device, work: impl FnOnce() -> Result<T>) -> Result<T> {
     if TIMES.with_borrow(Option::is_none) {
         return work();
     }
@@ -67,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_profile_counts_the_ops_of_its_own_work_alone() {
-        let one = || timed("one", &Device::Cpu, || Tensor::new(1f32, &Device::Cpu)).expect("a tensor");
+        let one = || timed("one", &Device::Cpu, || candle_core::Tensor::new(1f32, &Device::Cpu)).expect("a tensor");
         one();
         let ((), profile) = profiled(|| {
             one();

@@ -1,10 +1,11 @@
 //! QuickGELU: `x · σ(1.702 · x)` (Hendrycks & Gimpel 2016, §2), CLIP's activation.
 
 use super::elementwise;
+use super::graph::record_cheap;
 use super::math::exp;
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record1};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use super::tensor_slice::has_cpu_kernel;
+use candle_core::{DType, Result, Tensor};
 use multiversion::multiversion;
 
 /// The slope inside the sigmoid.
@@ -17,13 +18,26 @@ const SLOPE: f32 = 1.702;
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     timed("quick_gelu", x.device(), || {
         let x = x.contiguous()?;
-        if has_cpu_kernel(&x) {
-            return x.apply_op1(QuickGelu);
-        }
-        let wide = x.detach().to_dtype(DType::F32)?;
-        let result = (&wide * sigmoid_elsewhere(&wide)?)?.to_dtype(x.dtype())?;
-        record1(QuickGelu, &x, result)
+        let (kept, read) = (x.detach(), x.detach());
+        let gradients = move |grad: &Tensor| Ok([Some(gradient(&read, grad)?)]);
+        record_cheap("quick_gelu, backward", [Some(&x)], of(&kept)?, move || of(&kept), gradients)
     })
+}
+
+fn of(x: &Tensor) -> Result<Tensor> {
+    if has_cpu_kernel(x) {
+        return elementwise::forward("quick_gelu", x, forward);
+    }
+    let wide = x.to_dtype(DType::F32)?;
+    (&wide * sigmoid_elsewhere(&wide)?)?.to_dtype(x.dtype())
+}
+
+fn gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if has_cpu_kernel(x) {
+        elementwise::backward("quick_gelu", x, grad, backward)
+    } else {
+        backward_elsewhere(x, grad)
+    }
 }
 
 /// σ(1.702 · x) = ½ + ½ · tanh(0.851 · x), which cannot overflow.
@@ -33,14 +47,12 @@ fn sigmoid_elsewhere(x: &Tensor) -> Result<Tensor> {
 
 /// d/dx x·σ(ax) = σ(ax) · (1 + ax · (1 − σ(ax))), in f32.
 fn backward_elsewhere(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    let wide = x.detach().to_dtype(DType::F32)?;
+    let wide = x.to_dtype(DType::F32)?;
     let sigmoid = sigmoid_elsewhere(&wide)?;
     let slope =
         (&sigmoid * (wide.affine(f64::from(SLOPE), 0.0)? * sigmoid.affine(-1.0, 1.0)?)?.affine(1.0, 1.0)?)?;
     (grad.to_dtype(DType::F32)? * slope)?.to_dtype(x.dtype())
 }
-
-struct QuickGelu;
 
 /// σ(1.702 · x): the exponential of a negative number alone, which cannot overflow.
 #[inline(always)]
@@ -62,23 +74,5 @@ fn backward(grad_x: &mut [f32], x: &[f32], grad: &[f32]) {
     for ((out, &x), &grad) in grad_x.iter_mut().zip(x).zip(grad) {
         let sigmoid = sigmoid(x);
         *out = grad * (sigmoid * (1.0 + SLOPE * x * (1.0 - sigmoid)));
-    }
-}
-
-impl CustomOp1 for QuickGelu {
-    fn name(&self) -> &'static str {
-        "quick_gelu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        elementwise::forward("quick_gelu", x, layout, forward)
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        if has_cpu_kernel(x) {
-            elementwise::backward("quick_gelu", x, grad, backward)
-        } else {
-            backward_elsewhere(x, grad).map(Some)
-        }
     }
 }

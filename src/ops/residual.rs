@@ -3,12 +3,12 @@
 //! `scale` is the layer scale (BEiT's lambda; Touvron et al. 2021), `factor` a number a sample: stochastic depth (Huang et
 //! al. 2016) makes it 0 or 1/keep, an adapter makes it s for all.
 
+use super::graph::{Kept, record};
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
-use super::linear::column_sums;
+use super::linear::sums_of_pieces;
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record2, record3};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use super::tensor_slice::{has_cpu_kernel, with_values};
+use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 /// Values one task works on.
@@ -52,19 +52,49 @@ pub fn residual(x: &Tensor, y: &Tensor, scale: Option<&Tensor>, factor: Residual
     }
     timed("residual", x.device(), || {
         let (x, y, op) = (x.contiguous()?, y.contiguous()?, AddResidual(factor));
-        match scale {
-            Some(scale) if has_cpu_kernel(&x) => x.apply_op3(&y, &scale.contiguous()?, op),
-            None if has_cpu_kernel(&x) => x.apply_op2(&y, op),
-            Some(scale) => {
-                let result = op.sum(&x, &y, Some(scale))?;
-                record3(op, &x, &y, scale, result)
-            }
-            None => {
-                let result = op.sum(&x, &y, None)?;
-                record2(op, &x, &y, result)
-            }
-        }
+        let scale = scale.map(Tensor::contiguous).transpose()?;
+        let result = match has_cpu_kernel(&x) {
+            true => op.sum_on_cpu(&x, &y, scale.as_ref())?,
+            false => op.sum(&x, &y, scale.as_ref())?,
+        };
+        let (want_x, want_y) = (Wanted::of(&x), Wanted::of(&y));
+        let constant_scale = scale.as_ref().map(Tensor::detach);
+        // y is read for the gradient of a trained scale alone.
+        let kept = scale.as_ref().filter(|scale| scale.track_op()).map(|_| Kept::of(&y));
+        record("residual, backward", [Some(&x), Some(&y), scale.as_ref()], result, move |grad| {
+            let kept = kept.map(|y| y.values()).transpose()?;
+            let (grad_y, grad_scale) = op.gradients(want_y, kept.as_ref(), constant_scale.as_ref(), grad)?;
+            Ok([want_x.the_same(grad)?, grad_y, grad_scale])
+        })
     })
+}
+
+/// Whether somebody asks for the gradient of a summand, which is that of the sum.
+#[derive(Clone, Copy)]
+enum Wanted {
+    No,
+    /// In any memory.
+    Yes,
+    /// In memory of its own, as a variable's.
+    Own,
+}
+
+impl Wanted {
+    fn of(summand: &Tensor) -> Self {
+        match (summand.is_variable(), summand.track_op()) {
+            (true, _) => Self::Own,
+            (false, true) => Self::Yes,
+            (false, false) => Self::No,
+        }
+    }
+
+    fn the_same(self, gradient: &Tensor) -> Result<Option<Tensor>> {
+        match self {
+            Self::No => Ok(None),
+            Self::Yes => Ok(Some(gradient.clone())),
+            Self::Own => gradient.copy().map(Some),
+        }
+    }
 }
 
 struct AddResidual(Residual);
@@ -145,28 +175,55 @@ impl AddResidual {
         }
     }
 
-    /// Gradients of y and of the scale, each only where it is wanted.
-    fn backward_elsewhere(
+    fn sum_on_cpu(&self, x: &Tensor, y: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+        let sum = match scale {
+            Some(scale) => with_values("residual", [x, y, scale], |[xs, ys, ss]| {
+                Ok(self.forward(xs, ys, Some(ss), x.dims()))
+            })?,
+            None => with_values("residual", [x, y], |[xs, ys]| Ok(self.forward(xs, ys, None, x.dims())))?,
+        };
+        Tensor::from_vec(sum, x.shape(), x.device())
+    }
+
+    /// Gradients of y, where it is wanted, and of the scale, where `y` is given.
+    fn gradients(
         &self,
-        y: &Tensor,
+        want_y: Wanted,
+        y: Option<&Tensor>,
         scale: Option<&Tensor>,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        if has_cuda_kernel(y) && scale.is_none_or(|scale| !scale.track_op()) {
-            let grad_y = y.track_op().then(|| self.scaled_by_kernel(&grad.contiguous()?, scale));
-            return Ok((grad_y.transpose()?, None));
-        }
-        let weighted = self.times_factor(grad.clone())?;
-        let grad_scale = scale.filter(|scale| scale.track_op()).map(|scale| {
-            let products = (weighted.to_dtype(DType::F32)? * y.detach().to_dtype(DType::F32)?)?;
-            let rows = products.elem_count() / scale.elem_count().max(1);
-            products.reshape((rows, scale.elem_count()))?.sum(0)?.to_dtype(scale.dtype())
+        let grad_y = match (want_y, &self.0, scale) {
+            (Wanted::No, ..) => None,
+            (_, Residual::Constant(1.0), None) => want_y.the_same(grad)?,
+            _ if has_cpu_kernel(grad) => Some(self.scaled_on_cpu(scale, grad)?),
+            _ if has_cuda_kernel(grad) => Some(self.scaled_by_kernel(&grad.contiguous()?, scale)?),
+            (.., Some(scale)) => Some(self.times_factor(grad.clone())?.broadcast_mul(scale)?),
+            (.., None) => Some(self.times_factor(grad.clone())?),
+        };
+        let grad_scale = y.zip(scale).map(|(y, scale)| match has_cpu_kernel(y) {
+            true => with_values("residual", [grad, y], |[g, ys]| {
+                let sums = self.products(g, ys, y.dims());
+                Tensor::from_vec(sums, scale.shape(), scale.device())
+            }),
+            false => {
+                let weighted = self.times_factor(grad.clone())?.to_dtype(DType::F32)?;
+                let products = (weighted * y.to_dtype(DType::F32)?)?;
+                let rows = products.elem_count() / scale.elem_count().max(1);
+                products.reshape((rows, scale.elem_count()))?.sum(0)?.to_dtype(scale.dtype())
+            }
         });
-        let grad_y = y.track_op().then(|| match scale {
-            Some(scale) => weighted.broadcast_mul(&scale.detach()),
-            None => Ok(weighted.clone()),
-        });
-        Ok((grad_y.transpose()?, grad_scale.transpose()?))
+        Ok((grad_y, grad_scale.transpose()?))
+    }
+
+    fn scaled_on_cpu(&self, scale: Option<&Tensor>, grad: &Tensor) -> Result<Tensor> {
+        let scaled = match scale {
+            Some(scale) => with_values("residual", [grad, scale], |[g, ss]| {
+                Ok(self.scaled(g, grad.dims(), |column| ss[column]))
+            })?,
+            None => with_values("residual", [grad], |[g]| Ok(self.scaled(g, grad.dims(), |_| 1.0)))?,
+        };
+        Tensor::from_vec(scaled, grad.shape(), grad.device())
     }
 
     /// Calls `row` for every row of `hidden` values with its sample's factor.
@@ -205,95 +262,28 @@ impl AddResidual {
         out
     }
 
-    /// The gradient of y: `grad · factor · scale`; with `other` in place of the scale, its summand for the scale's gradient.
-    fn scaled(&self, grad: &[f32], dims: &[usize], other: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
+    /// The gradient of y: `grad · factor · scale`.
+    fn scaled(&self, grad: &[f32], dims: &[usize], scale: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
         let mut out = vec![0f32; grad.len()];
         self.rows(&mut out, dims, |out, start, factor| {
-            for (column, out) in out.iter_mut().enumerate() {
-                *out = grad[start + column] * (factor * other(start, column));
+            let grad = &grad[start..start + out.len()];
+            for (column, (out, grad)) in out.iter_mut().zip(grad).enumerate() {
+                *out = grad * (factor * scale(column));
             }
         });
         out
     }
-}
 
-impl CustomOp2 for AddResidual {
-    fn name(&self) -> &'static str {
-        "residual"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        y: &CpuStorage,
-        yl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, y) = (argument("residual", x, xl)?, argument("residual", y, yl)?);
-        Ok((storage(self.forward(x, y, None, xl.dims())), xl.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad_y = match y.track_op() {
-            true if !has_cpu_kernel(y) => self.backward_elsewhere(y, None, grad)?.0,
-            true => Some(with_values("residual", [grad], |[g]| {
-                Tensor::from_vec(self.scaled(g, y.dims(), |_, _| 1.0), y.shape(), y.device())
-            })?),
-            false => None,
-        };
-        Ok((x.track_op().then(|| grad.clone()), grad_y))
-    }
-}
-
-impl CustomOp3 for AddResidual {
-    fn name(&self) -> &'static str {
-        "residual"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        y: &CpuStorage,
-        yl: &Layout,
-        s: &CpuStorage,
-        sl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, y) = (argument("residual", x, xl)?, argument("residual", y, yl)?);
-        let scale = argument("residual", s, sl)?;
-        Ok((storage(self.forward(x, y, Some(scale), xl.dims())), xl.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        y: &Tensor,
-        scale: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if !has_cpu_kernel(y) {
-            let (grad_y, grad_scale) = self.backward_elsewhere(y, Some(scale), grad)?;
-            return Ok((x.track_op().then(|| grad.clone()), grad_y, grad_scale));
-        }
-        with_values("residual", [grad, y, scale], |[g, ys, ss]| {
-            let grad_y = y
-                .track_op()
-                .then(|| self.scaled(g, y.dims(), |_, column| ss[column]))
-                .map(|values| Tensor::from_vec(values, y.shape(), y.device()))
-                .transpose()?;
-            let grad_scale = scale
-                .track_op()
-                .then(|| self.scaled(g, y.dims(), |start, column| ys[start + column]))
-                .map(|values| Tensor::from_vec(column_sums(&values, ss.len()), scale.shape(), scale.device()))
-                .transpose()?;
-            Ok((x.track_op().then(|| grad.clone()), grad_y, grad_scale))
+    /// The gradient of the scale: `grad · factor · y` summed over the rows, partial sums of fixed pieces in order.
+    fn products(&self, grad: &[f32], y: &[f32], dims: &[usize]) -> Vec<f32> {
+        let (batch, hidden) = (dims[0], dims[dims.len() - 1]);
+        let rows_a_sample = (grad.len() / batch.max(1) / hidden.max(1)).max(1);
+        sums_of_pieces(grad.len() / hidden.max(1), hidden, |rows, sums| {
+            for row in rows {
+                let (start, factor) = (row * hidden, self.0.of(row / rows_a_sample));
+                let pairs = grad[start..start + hidden].iter().zip(&y[start..start + hidden]);
+                sums.iter_mut().zip(pairs).for_each(|(sum, (grad, y))| *sum += grad * (factor * y));
+            }
         })
     }
 }

@@ -3,7 +3,13 @@
 //! Called by the ops' faces. Everything here is for contiguous f32 data on the CPU; anything else is an error that names the
 //! op, never a silent conversion.
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+
+/// Whether an op's own CPU kernel computes this argument; anything else is composed of candle's operations, over detached
+/// arguments.
+pub(super) fn has_cpu_kernel(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}
 
 /// The contiguous values of a custom op's argument.
 pub(super) fn argument<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -19,7 +25,7 @@ pub(super) fn argument<'a>(op: &'static str, storage: &'a CpuStorage, layout: &L
     }
 }
 
-/// Runs `kernel` over the values of tensors in a backward pass, where candle hands out tensors rather than storages.
+/// Runs `kernel` over the values of tensors: candle hands out neither slices nor storages.
 pub(super) fn with_values<const N: usize, T>(
     op: &'static str,
     tensors: [&Tensor; N],
@@ -35,9 +41,4 @@ pub(super) fn with_values<const N: usize, T>(
         };
     }
     kernel(values)
-}
-
-/// An f32 storage, ready to be returned by a custom op.
-pub(super) fn storage(values: Vec<f32>) -> CpuStorage {
-    CpuStorage::F32(values)
 }

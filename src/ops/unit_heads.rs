@@ -1,11 +1,11 @@
 //! Cosine attention's queries and keys: each head's vector divided by its length, the query's times the head's scale (Liu et
 //! al. 2022, "Swin Transformer V2", §3.2).
 
+use super::graph::{Kept, record_cheap};
 use super::math::{sum, sum_pairs};
 use super::profile::timed;
-use super::recorded::{has_cpu_kernel, record2};
-use super::tensor_slice::{argument, storage, with_values};
-use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor, bail};
+use super::tensor_slice::{has_cpu_kernel, with_values};
+use candle_core::{D, DType, Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
@@ -30,13 +30,33 @@ pub fn unit_heads(qkv: &Tensor, scale: &Tensor) -> Result<Tensor> {
     }
     timed("unit_heads", qkv.device(), || {
         let (qkv, scale) = (qkv.contiguous()?, scale.contiguous()?);
-        if has_cpu_kernel(&qkv) {
-            return qkv.apply_op2(&scale, UnitHeads);
-        }
-        let parts = Parts::of(&qkv, &scale)?;
+        let kept = [Kept::of(&qkv), Kept::Values(scale.detach())];
+        let read = kept.clone();
+        let values = |kept: &[Kept; 2]| Result::Ok([kept[0].values()?, kept[1].values()?]);
+        let wanted = [qkv.track_op(), scale.track_op()];
+        let result = of(&[qkv.detach(), scale.detach()])?;
+        let again = move || of(&values(&kept)?);
+        record_cheap("unit_heads, backward", [Some(&qkv), Some(&scale)], result, again, move |grad| {
+            let [qkv, scale] = values(&read)?;
+            gradients(&qkv, &scale, grad, wanted)
+        })
+    })
+}
+
+fn of([qkv, scale]: &[Tensor; 2]) -> Result<Tensor> {
+    if !has_cpu_kernel(qkv) {
+        let parts = Parts::of(qkv, scale)?;
         let [query, key, value] = &parts.unit;
-        let result = parts.pack([&query.broadcast_mul(&parts.scale)?, key, value], qkv.dtype())?;
-        record2(UnitHeads, &qkv, &scale, result)
+        return parts.pack([&query.broadcast_mul(&parts.scale)?, key, value], qkv.dtype());
+    }
+    let packed = qkv.dims3()?.2;
+    let head_size = packed / (3 * scale.elem_count());
+    with_values("unit_heads", [qkv, scale], |[values, scale]| {
+        let mut out = vec![0f32; values.len()];
+        out.par_chunks_mut(TOKENS * packed)
+            .zip(values.par_chunks(TOKENS * packed))
+            .for_each(|(out, qkv)| forward(out, qkv, scale, head_size));
+        Tensor::from_vec(out, qkv.shape(), qkv.device())
     })
 }
 
@@ -52,8 +72,8 @@ struct Parts {
 
 impl Parts {
     fn of(qkv: &Tensor, scale: &Tensor) -> Result<Self> {
-        let scale = scale.detach().to_dtype(DType::F32)?.unsqueeze(1)?;
-        let [query, key, value] = split(&qkv.detach(), scale.dim(0)?)?;
+        let scale = scale.to_dtype(DType::F32)?.unsqueeze(1)?;
+        let [query, key, value] = split(qkv, scale.dim(0)?)?;
         let length = |part: &Tensor| part.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(f64::from(SHORTEST));
         let lengths = [length(&query)?, length(&key)?];
         let unit = [query.broadcast_div(&lengths[0])?, key.broadcast_div(&lengths[1])?, value];
@@ -74,11 +94,39 @@ fn split(packed: &Tensor, heads: usize) -> Result<[Tensor; 3]> {
     Ok([part(0)?, part(1)?, part(2)?])
 }
 
-fn backward_elsewhere(
+/// Gradients of `qkv` and of the scale, each only where it is wanted.
+fn gradients(qkv: &Tensor, scale: &Tensor, grad: &Tensor, wanted: [bool; 2]) -> Result<[Option<Tensor>; 2]> {
+    if !has_cpu_kernel(qkv) {
+        return gradients_elsewhere(qkv, scale, grad, wanted);
+    }
+    let (packed, heads) = (qkv.dims3()?.2, scale.dims1()?);
+    with_values("unit_heads", [qkv, scale, grad], |[xs, ss, gs]| {
+        let mut out = vec![0f32; xs.len()];
+        let piece = TOKENS * packed;
+        let partial: Vec<Vec<f32>> = out
+            .par_chunks_mut(piece)
+            .zip(xs.par_chunks(piece).zip(gs.par_chunks(piece)))
+            .map(|(out, (x, grad))| {
+                let mut sums = vec![0f32; heads];
+                backward(out, &mut sums, x, ss, grad, packed / (3 * heads));
+                sums
+            })
+            .collect();
+        let grad_qkv = wanted[0].then(|| Tensor::from_vec(out, qkv.shape(), qkv.device()));
+        let grad_scale = wanted[1].then(|| {
+            let total = |head: usize| partial.iter().map(|sums| sums[head]).sum::<f32>();
+            Tensor::from_vec((0..heads).map(total).collect(), scale.shape(), scale.device())
+        });
+        Ok([grad_qkv.transpose()?, grad_scale.transpose()?])
+    })
+}
+
+fn gradients_elsewhere(
     qkv: &Tensor,
     scale: &Tensor,
     grad: &Tensor,
-) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    wanted: [bool; 2],
+) -> Result<[Option<Tensor>; 2]> {
     let parts = Parts::of(qkv, scale)?;
     let [grad_query, grad_key, grad_value] = split(grad, scale.dim(0)?)?;
     let [query, key, _] = &parts.unit;
@@ -89,18 +137,16 @@ fn backward_elsewhere(
         let moved = length.gt(f64::from(SHORTEST))?.to_dtype(DType::F32)?;
         (grad - unit.broadcast_mul(&along)?)?.broadcast_div(length)?.broadcast_mul(&moved)
     };
-    let grad_scale = scale.track_op().then(|| {
+    let grad_scale = wanted[1].then(|| {
         let products = (&grad_query * query)?.sum(D::Minus1)?; // [batch, tokens, heads]
         products.flatten(0, 1)?.sum(0)?.to_dtype(scale.dtype())
     });
-    let grad_qkv = qkv.track_op().then(|| {
+    let grad_qkv = wanted[0].then(|| {
         let grad_query = across(&grad_query, query, query_length)?.broadcast_mul(&parts.scale)?;
         parts.pack([&grad_query, &across(&grad_key, key, key_length)?, &grad_value], qkv.dtype())
     });
-    Ok((grad_qkv.transpose()?, grad_scale.transpose()?))
+    Ok([grad_qkv.transpose()?, grad_scale.transpose()?])
 }
-
-struct UnitHeads;
 
 /// The factor that gives `vector` the length 1, and whether it has a direction at all.
 #[inline(always)]
@@ -160,62 +206,5 @@ fn backward(
         for (out, (value, grad)) in out.iter_mut().zip(vector.iter().zip(grad)) {
             *out = factor * (grad - back * value);
         }
-    }
-}
-
-impl CustomOp2 for UnitHeads {
-    fn name(&self) -> &'static str {
-        "unit_heads"
-    }
-
-    fn cpu_fwd(
-        &self,
-        qkv: &CpuStorage,
-        layout: &Layout,
-        scale: &CpuStorage,
-        scale_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, _, packed) = layout.shape().dims3()?;
-        let scale = argument("unit_heads", scale, scale_layout)?;
-        let qkv = argument("unit_heads", qkv, layout)?;
-        let mut out = vec![0f32; qkv.len()];
-        let head_size = packed / (3 * scale.len());
-        out.par_chunks_mut(TOKENS * packed)
-            .zip(qkv.par_chunks(TOKENS * packed))
-            .for_each(|(out, qkv)| forward(out, qkv, scale, head_size));
-        Ok((storage(out), layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        qkv: &Tensor,
-        scale: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        if !has_cpu_kernel(qkv) {
-            return backward_elsewhere(qkv, scale, grad);
-        }
-        let (packed, heads) = (qkv.dims3()?.2, scale.dims1()?);
-        with_values("unit_heads", [qkv, scale, grad], |[xs, ss, gs]| {
-            let mut out = vec![0f32; xs.len()];
-            let piece = TOKENS * packed;
-            let partial: Vec<Vec<f32>> = out
-                .par_chunks_mut(piece)
-                .zip(xs.par_chunks(piece).zip(gs.par_chunks(piece)))
-                .map(|(out, (x, grad))| {
-                    let mut sums = vec![0f32; heads];
-                    backward(out, &mut sums, x, ss, grad, packed / (3 * heads));
-                    sums
-                })
-                .collect();
-            let grad_qkv =
-                qkv.track_op().then(|| Tensor::from_vec(out, qkv.shape(), qkv.device())).transpose()?;
-            let grad_scale = scale.track_op().then(|| {
-                let total = |head: usize| partial.iter().map(|sums| sums[head]).sum::<f32>();
-                Tensor::from_vec((0..heads).map(total).collect(), scale.shape(), scale.device())
-            });
-            Ok((grad_qkv, grad_scale.transpose()?))
-        })
     }
 }

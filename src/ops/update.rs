@@ -3,8 +3,7 @@
 //!
 //! The trainer's optimiser calls these. Nothing here is recorded for a gradient.
 
-use super::recorded::has_cpu_kernel;
-use super::tensor_slice::{argument, with_values};
+use super::tensor_slice::{argument, has_cpu_kernel, with_values};
 use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
@@ -32,14 +31,13 @@ impl AdamWStep {
     }
 }
 
-/// `sum += scale · gradient`.
+/// `sum += scale · gradient`. Nobody else may hold the gradient's memory: it may become that of the sum.
 ///
 /// # Errors
 /// If the shapes differ.
 pub fn accumulate(sum: &mut Option<Tensor>, gradient: Tensor, scale: f64) -> Result<()> {
     let Some(sum) = sum else {
-        // A copy even where the scale is 1: candle may hand the same memory to the gradients of two variables.
-        *sum = Some(gradient.affine(scale, 0.0)?);
+        *sum = Some(scaled(gradient, scale)?);
         return Ok(());
     };
     if in_place(sum) && has_cpu_kernel(&gradient) {
@@ -54,6 +52,9 @@ pub fn accumulate(sum: &mut Option<Tensor>, gradient: Tensor, scale: f64) -> Res
 /// # Errors
 /// candle's.
 pub fn scaled(tensor: Tensor, factor: f64) -> Result<Tensor> {
+    if factor == 1.0 {
+        return Ok(tensor);
+    }
     if in_place(&tensor) && !tensor.is_variable() {
         tensor.inplace_op1(&Scale(factor as f32))?;
         return Ok(tensor);

@@ -3,9 +3,9 @@
 //! The trainer calls [`AdamW::accumulate`] once a micro-batch, then [`Gradients::clip`] and [`AdamW::step`]. candle's own
 //! AdamW hides its moments and has neither groups nor clipping.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
 use featherlight::nn::Parameter;
+use featherlight::ops::GradStore;
 use featherlight::ops::update::{self, AdamWStep};
 use std::collections::HashMap;
 
@@ -216,6 +216,7 @@ impl Gradients {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use featherlight::ops::backward;
     use featherlight::ops::device::Placement;
 
     fn parameter() -> Parameter {
@@ -225,7 +226,7 @@ mod tests {
 
     /// A step down Σ w⁴.
     fn step(optimizer: &mut AdamW, parameter: &Parameter) {
-        let store = parameter.tensor().powf(4.0).unwrap().sum_all().unwrap().backward().unwrap();
+        let store = backward(&parameter.tensor().powf(4.0).unwrap().sum_all().unwrap()).unwrap();
         let mut gradients = optimizer.gradients();
         optimizer.accumulate(&mut gradients, store, 1.0).unwrap();
         gradients.clip(1.0).unwrap();

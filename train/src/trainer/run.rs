@@ -249,8 +249,7 @@ impl<'a> Run<'a> {
         let loss = self.loss(&logits, batch, total)?;
         drop(logits);
         let value = loss.to_scalar::<f32>()?;
-        let store = loss.affine(self.state.loss_scale, 0.0)?.backward()?;
-        drop(loss); // and all activations with it, before the gradients are copied
+        let store = ops::backward(&loss.affine(self.state.loss_scale, 0.0)?)?;
         self.optimizer.accumulate(gradients, store, 1.0 / self.state.loss_scale)?;
         Ok(f64::from(value))
     }

@@ -8,10 +8,10 @@ use super::Run;
 use crate::evaluate::pixel_values;
 use crate::loader::Batch;
 use crate::optimizer::Gradients;
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
 use featherlight::model::Hidden;
 use featherlight::nn::Pass;
+use featherlight::ops::{self, GradStore};
 
 impl Run<'_> {
     /// What [`Run::backward`] does, block by block.
@@ -37,7 +37,7 @@ impl Run<'_> {
         let (states, hidden) = as_variable(&last, first <= model.blocks())?;
         let loss = self.loss(&model.head(&hidden, pass)?, batch, total)?;
         let value = loss.to_scalar::<f32>()?;
-        let mut store = loss.affine(scale, 0.0)?.backward()?;
+        let mut store = ops::backward(&loss.affine(scale, 0.0)?)?;
         drop((loss, hidden));
         let mut gradient = taken(&mut store, states)?;
         self.optimizer.accumulate(gradients, store, 1.0 / scale)?;
@@ -45,12 +45,12 @@ impl Run<'_> {
             let Some(wanted) = gradient.take() else { break };
             let (states, hidden) = as_variable(&input, first <= index)?;
             drop(input);
-            let mut store = product(&model.block(index, &hidden, pass)?.states, &wanted)?;
+            let mut store = ops::backward_from(&model.block(index, &hidden, pass)?.states, wanted)?;
             gradient = taken(&mut store, states)?;
             self.optimizer.accumulate(gradients, store, 1.0 / scale)?;
         }
         if let Some(wanted) = gradient {
-            let store = product(&model.embed(&pixel_values, pass)?.states, &wanted)?;
+            let store = ops::backward_from(&model.embed(&pixel_values, pass)?.states, wanted)?;
             self.optimizer.accumulate(gradients, store, 1.0 / scale)?;
         }
         Ok(f64::from(value))
@@ -77,9 +77,4 @@ fn taken(store: &mut GradStore, variable: Option<Var>) -> Result<Option<Tensor>>
         Some(gradient) => Ok(Some(gradient)),
         None => bail!("a block's output does not depend on its input"),
     }
-}
-
-/// The gradients of a part whose output's gradient is `wanted`: those of the sum of their product.
-fn product(output: &Tensor, wanted: &Tensor) -> Result<GradStore> {
-    (output * wanted.detach())?.sum_all()?.backward()
 }
