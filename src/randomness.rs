@@ -80,6 +80,7 @@ fn finalise(mut word: u64) -> u64 {
 
 /// Number `index` of the sequence of `key`, uniform in [0, 1), a multiple of 2⁻²⁴: SplitMix64 (Steele et al. 2014) entered
 /// anywhere, for places that draw many numbers and want them in any order.
+#[inline]
 pub fn indexed_uniform(key: u64, index: u64) -> f32 {
     let word = finalise(key.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA)));
     (word >> 40) as f32 * (1.0 / (1u64 << 24) as f32)

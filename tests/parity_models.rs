@@ -8,8 +8,8 @@
 use candle_core::{DType, Device, Tensor};
 use featherlight::model::{Classifier, ModelFolder};
 use featherlight::nn::{Pass, Trainable};
-use featherlight::ops::{backward, cross_entropy};
 use featherlight::ops::device::Placement;
+use featherlight::ops::{backward, cross_entropy};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -101,7 +101,7 @@ impl SelfAttention {
         pass: &Pass,
     ) -> Result<Tensor> {
         let [q, k, v] = [&self.query, &self.key, &self.value].map(|linear| linear.forward(x, pass));
-        let qkv = Tensor::cat(&[q?, k?, v?], 2)?; // [batch, tokens, 3 · hidden]
+        let qkv = ops::side_by_side([&q?, &k?, &v?])?; // [batch, tokens, 3 · hidden]
         let head_size = x.dim(2)? / self.heads;
         let scaled = Attention { heads: self.heads, scale: 1.0 / (head_size as f32).sqrt(), regions };
         let context = match &self.logit_scale {

@@ -7,6 +7,7 @@ use super::profile::timed;
 use super::tensor_slice::{has_cpu_kernel, with_values};
 use crate::randomness::{Stream, indexed_uniform};
 use candle_core::{Result, Tensor};
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Values one task works on.
@@ -42,6 +43,20 @@ pub(super) fn kernel(values: &Tensor, key: u64, probability: f32, factor: f32) -
     kernel.run(&[values])
 }
 
+/// Whether value `index` under `key` is kept.
+#[inline(always)]
+fn keeps(key: u64, index: u64, probability: f32) -> bool {
+    indexed_uniform(key, index) >= probability
+}
+
+/// The values that are kept times `factor`, else 0; `first` is the place of the first.
+#[multiversion(targets = "simd")]
+fn masked(out: &mut [f32], values: &[f32], (key, first): (u64, u64), probability: f32, factor: f32) {
+    for ((out, value), index) in out.iter_mut().zip(values).zip(first..) {
+        *out = if keeps(key, index, probability) { value * factor } else { 0.0 };
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Dropout {
     key: u64,
@@ -51,10 +66,6 @@ struct Dropout {
 impl Dropout {
     fn factor(&self) -> f32 {
         1.0 / (1.0 - self.probability)
-    }
-
-    fn keeps(&self, index: usize) -> bool {
-        indexed_uniform(self.key, index as u64) >= self.probability
     }
 
     fn apply(&self, values: &Tensor) -> Result<Tensor> {
@@ -68,11 +79,8 @@ impl Dropout {
         let (mut out, factor) = (vec![0f32; values.len()], self.factor());
         out.par_chunks_mut(PIECE).zip(values.par_chunks(PIECE)).enumerate().for_each(
             |(piece, (out, values))| {
-                for (offset, (out, value)) in out.iter_mut().zip(values).enumerate() {
-                    if self.keeps(piece * PIECE + offset) {
-                        *out = value * factor;
-                    }
-                }
+                let place = (self.key, (piece * PIECE) as u64);
+                masked(out, values, place, self.probability, factor);
             },
         );
         out
@@ -92,7 +100,7 @@ impl Dropout {
         let mut mask = vec![0u8; values.elem_count()];
         mask.par_chunks_mut(PIECE).enumerate().for_each(|(piece, mask)| {
             for (offset, keep) in mask.iter_mut().enumerate() {
-                *keep = u8::from(self.keeps(piece * PIECE + offset));
+                *keep = u8::from(keeps(self.key, (piece * PIECE + offset) as u64, self.probability));
             }
         });
         Tensor::from_vec(mask, values.shape(), values.device())

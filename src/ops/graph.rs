@@ -84,9 +84,7 @@ pub(super) fn record_cheap<const N: usize>(
     again: impl Fn() -> Result<Tensor> + Send + Sync + 'static,
     gradients: impl FnOnce(&Tensor) -> Result<[Option<Tensor>; N]> + Send + 'static,
 ) -> Result<Tensor> {
-    recorded(name, &inputs, result, Some(Arc::new(again)), move |gradient| {
-        gradients(gradient).map(Vec::from)
-    })
+    recorded(name, &inputs, result, Some(Arc::new(again)), move |gradient| gradients(gradient).map(Vec::from))
 }
 
 fn recorded(
@@ -143,7 +141,11 @@ struct Node {
 }
 
 enum WayBack {
-    Op { name: &'static str, inputs: Vec<Option<Source>>, gradients: Gradients },
+    Op {
+        name: &'static str,
+        inputs: Vec<Option<Source>>,
+        gradients: Gradients,
+    },
     /// candle's graph behind this tensor, up to the results of ops.
     Candle(Tensor),
 }
@@ -245,7 +247,8 @@ impl Walk {
                 }
             }
             Some(WayBack::Candle(tensor)) => {
-                let (variables, outputs) = walked_by_candle(&tensor, gradient)?;
+                let walk = || walked_by_candle(&tensor, gradient);
+                let (variables, outputs) = timed("candle, backward", gradient.device(), walk)?;
                 for (id, gradient) in variables {
                     self.arrive(&Source::Variable(id), gradient)?;
                 }
@@ -260,6 +263,10 @@ impl Walk {
 
 /// Two gradients of one tensor together, in memory of its own: one of them may be another tensor's as well.
 fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    timed("sum of gradients", a.device(), || sum_of(a, b))
+}
+
+fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if !has_cpu_kernel(a) || !has_cpu_kernel(b) || a.dims() != b.dims() {
         return a + b;
     }

@@ -32,9 +32,13 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
         let [read, scales, _] = kept.clone();
         let result = of(&kept, eps)?;
         let inputs = [Some(&x), Some(&weight), Some(&bias)];
-        record_cheap("layer_norm, backward", inputs, result, move || of(&kept, eps), move |grad| {
-            gradients([&read, &scales, grad], wanted, eps)
-        })
+        record_cheap(
+            "layer_norm, backward",
+            inputs,
+            result,
+            move || of(&kept, eps),
+            move |grad| gradients([&read, &scales, grad], wanted, eps),
+        )
     })
 }
 
@@ -50,9 +54,7 @@ fn of([x, weight, bias]: &[Tensor; 3], eps: f32) -> Result<Tensor> {
     with_values("layer_norm", [x, weight, bias], |[xs, weight, bias]| {
         let mut y = vec![0f32; xs.len()];
         let piece = ROWS * weight.len();
-        y.par_chunks_mut(piece)
-            .zip(xs.par_chunks(piece))
-            .for_each(|(y, x)| forward(y, x, weight, bias, eps));
+        y.par_chunks_mut(piece).zip(xs.par_chunks(piece)).for_each(|(y, x)| forward(y, x, weight, bias, eps));
         Tensor::from_vec(y, x.shape(), x.device())
     })
 }

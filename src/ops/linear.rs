@@ -5,7 +5,7 @@
 
 use super::graph::{Kept, record};
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
-use super::matmul::{Into, Threads, View, ViewMut, matmul};
+use super::matmul::{self, Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
 use super::residual::{Residual, residual};
 use super::tensor_slice::{argument, has_cpu_kernel, with_values};
@@ -138,30 +138,35 @@ fn composed_product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     let shape = with_last(x.shape(), outputs);
-    let run = |x: &[f32], weight: &[f32], bias: Option<&[f32]>| {
-        let mut y = vec![0f32; x.len() / inputs * outputs];
-        forward(&mut y, x, weight, bias, inputs, outputs);
-        y
-    };
+    let rows = x.elem_count() / inputs.max(1);
     let y = match bias {
-        Some(bias) => with_values("linear", [x, weight, bias], |[x, w, b]| Ok(run(x, w, Some(b))))?,
-        None => with_values("linear", [x, weight], |[x, w]| Ok(run(x, w, None)))?,
+        None => with_values("linear", [x, weight], |[x, weight]| {
+            let (x, weight) = (View::new(x, rows, inputs), View::new(weight, outputs, inputs).transposed());
+            Ok(matmul::product(x, weight, 1.0, Threads::All))
+        })?,
+        Some(bias) => with_values("linear", [x, weight, bias], |[x, weight, bias]| {
+            let mut y = repeated(bias, rows);
+            let (x, weight) = (View::new(x, rows, inputs), View::new(weight, outputs, inputs).transposed());
+            matmul(ViewMut::new(&mut y, rows, outputs), x, weight, 1.0, Into::Add, Threads::All);
+            Ok(y)
+        })?,
     };
     Tensor::from_vec(y, shape, weight.device())
 }
 
-/// `x` is `rows × inputs`, `weight` `outputs × inputs`, `y` `rows × outputs`.
-fn forward(y: &mut [f32], x: &[f32], weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize) {
-    let rows = x.len() / inputs;
-    let into = match bias {
-        Some(bias) => {
-            y.par_chunks_mut(outputs).with_min_len(ROWS_A_PIECE).for_each(|row| row.copy_from_slice(bias));
-            Into::Add
+/// `row`, so many times.
+pub(super) fn repeated(row: &[f32], times: usize) -> Vec<f32> {
+    let count = row.len() * times;
+    let mut values: Vec<f32> = Vec::with_capacity(count);
+    let rows = values.spare_capacity_mut()[..count].par_chunks_exact_mut(row.len().max(1));
+    rows.with_min_len(ROWS_A_PIECE).for_each(|out| {
+        for (out, value) in out.iter_mut().zip(row) {
+            out.write(*value);
         }
-        None => Into::Replace,
-    };
-    let (x, weight) = (View::new(x, rows, inputs), View::new(weight, outputs, inputs).transposed());
-    matmul(ViewMut::new(y, rows, outputs), x, weight, 1.0, into, Threads::All);
+    });
+    // SAFETY: each of the `count` values was written, in rows that `count` is a multiple of.
+    unsafe { values.set_len(count) };
+    values
 }
 
 /// What the backward pass of `scale · x · Wᵀ` reads: each factor where the other's gradient is wanted.
@@ -205,10 +210,8 @@ fn gradient_of_x(weight: &Tensor, grad: &Tensor, shape: &Shape, scale: f32) -> R
     let (outputs, inputs) = weight.dims2()?;
     let rows = shape.elem_count() / inputs.max(1);
     with_values("linear", [weight, grad], |[w, g]| {
-        let mut out = vec![0f32; rows * inputs];
         let (g, w) = (View::new(g, rows, outputs), View::new(w, outputs, inputs));
-        matmul(ViewMut::new(&mut out, rows, inputs), g, w, scale, Into::Replace, Threads::All);
-        Tensor::from_vec(out, shape, weight.device())
+        Tensor::from_vec(matmul::product(g, w, scale, Threads::All), shape, weight.device())
     })
 }
 
@@ -217,10 +220,8 @@ fn gradient_of_weight(x: &Tensor, grad: &Tensor, scale: f32) -> Result<Tensor> {
     let (outputs, inputs) = (side(grad), side(x));
     let rows = x.elem_count() / inputs.max(1);
     with_values("linear", [x, grad], |[x, g]| {
-        let mut out = vec![0f32; outputs * inputs];
         let (g, x) = (View::new(g, rows, outputs).transposed(), View::new(x, rows, inputs));
-        matmul(ViewMut::new(&mut out, outputs, inputs), g, x, scale, Into::Replace, Threads::All);
-        Tensor::from_vec(out, (outputs, inputs), grad.device())
+        Tensor::from_vec(matmul::product(g, x, scale, Threads::All), (outputs, inputs), grad.device())
     })
 }
 

@@ -30,6 +30,7 @@ mod positions;
 mod profile;
 mod quick_gelu;
 mod residual;
+mod side_by_side;
 #[cfg(test)]
 mod signatures;
 mod tensor_slice;
@@ -52,4 +53,5 @@ pub use positions::{Regions, RelativePositions};
 pub use profile::{Profile, profiled};
 pub use quick_gelu::quick_gelu;
 pub use residual::{Residual, residual};
+pub use side_by_side::side_by_side;
 pub use unit_heads::unit_heads;

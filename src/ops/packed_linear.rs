@@ -6,7 +6,7 @@
 
 use super::graph::record;
 use super::launch::has_cuda_kernel;
-use super::linear::{add_bias, bias_gradient, with_last};
+use super::linear::{add_bias, bias_gradient, repeated, with_last};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
 use super::tensor_slice::{has_cpu_kernel, with_values};
@@ -156,13 +156,9 @@ impl PackedLinear {
     fn forward(&self, x: &[f32], values: &CpuStorage, bias: Option<&[f32]>) -> Result<Vec<f32>> {
         let (outputs, inputs) = self.weight.values.dims2()?;
         let (stored, rows) = (self.stored(values)?, x.len() / inputs);
-        let mut y = vec![0f32; rows * outputs];
-        let into = match bias {
-            Some(bias) => {
-                y.par_chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-                Into::Add
-            }
-            None => Into::Replace,
+        let (mut y, into) = match bias {
+            Some(bias) => (repeated(bias, rows), Into::Add),
+            None => (vec![0f32; rows * outputs], Into::Replace),
         };
         if rows == 0 {
             return Ok(y);
@@ -235,8 +231,8 @@ impl PackedLinear {
             let rows = grad.detach().contiguous()?.reshape((grad.elem_count() / outputs.max(1), outputs))?;
             return rows.matmul(&self.weight.widened(grad.dtype())?)?.reshape(shape);
         }
-        let out = self
-            .with_stored(|values| with_values("packed_linear", [grad], |[g]| self.backward(g, values)))?;
+        let out =
+            self.with_stored(|values| with_values("packed_linear", [grad], |[g]| self.backward(g, values)))?;
         Tensor::from_vec(out, shape, grad.device())
     }
 

@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn a_profile_counts_the_ops_of_its_own_work_alone() {
-        let one = || timed("one", &Device::Cpu, || candle_core::Tensor::new(1f32, &Device::Cpu)).expect("a tensor");
+        let one =
+            || timed("one", &Device::Cpu, || candle_core::Tensor::new(1f32, &Device::Cpu)).expect("a tensor");
         one();
         let ((), profile) = profiled(|| {
             one();

@@ -4,13 +4,14 @@
 //! no photo is waited for.
 
 use crate::loader::Batch;
-use crate::output::peak_memory;
+use crate::memory;
 use crate::settings::Method;
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{Run, TrainError, TrainerSettings, trained_parameters};
 use featherlight::model::{ModelError, ModelFolder};
 use featherlight::nn::Parameter;
 use featherlight::ops::device::{DeviceError, DeviceInfo, FrozenFormat, Precision};
+use featherlight::ops::{Profile, profiled};
 use featherlight::randomness::{Purpose, Randomness};
 use serde_json::{Value, json};
 use std::fmt;
@@ -31,6 +32,8 @@ pub struct BenchSettings {
     pub steps: NonZeroUsize,
     /// Whether a block's activations are computed anew in the backward pass instead of kept.
     pub checkpoint_activations: bool,
+    /// Whether one more step is watched op by op.
+    pub profile: bool,
     /// Of weights, photos, dropout and drop path.
     pub randomness: Randomness,
     /// Where the steps compute.
@@ -77,6 +80,8 @@ pub struct BenchFigures {
     peak_memory: Option<u64>,
     /// The most that the process's tensors held of the device's memory at once, bytes; `None` on the CPU.
     device_memory: Option<u64>,
+    /// Where the time went in one more step, see [`BenchFigures::parts`].
+    profile: Option<(Duration, Profile)>,
 }
 
 /// Times `settings.steps` steps after one that is not counted.
@@ -99,7 +104,8 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
     let count =
         |parameters: &[&Parameter]| -> usize { parameters.iter().map(|p| p.tensor().elem_count()).sum() };
     let parameters = (count(&classifier.parameters()), count(&trained));
-    let batch = photos(settings, processor.output_size(), config.labels.len());
+    let noise = settings.randomness.stream(Purpose::Crop, 0, 0, 0);
+    let batch = Batch::noise(settings.batch_size.get(), processor.output_size(), config.labels.len(), noise);
     let recipe = recipe(settings);
     let steps = settings.steps.get() as u64 + 1;
     let normalization = processor.normalization();
@@ -116,6 +122,15 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
     step()?;
     let timed = (0..settings.steps.get()).map(|_| step()).collect::<Result<Vec<_>, _>>()?;
     let loss = timed.last().map_or(f64::NAN, |(_, loss)| *loss);
+    let (peak_memory, device_memory) = (memory::peak(), settings.device.peak_memory());
+    let profile = if settings.profile {
+        let start = Instant::now();
+        let (step, profile) = profiled(step);
+        step?;
+        Some((start.elapsed(), profile))
+    } else {
+        None
+    };
     let mut seconds: Vec<f64> = timed.into_iter().map(|(seconds, _)| seconds).collect();
     seconds.sort_unstable_by(f64::total_cmp);
     Ok(BenchFigures {
@@ -128,8 +143,9 @@ pub fn bench(settings: &BenchSettings) -> Result<BenchFigures, BenchError> {
         batch_size: batch.len(),
         seconds,
         loss,
-        peak_memory: peak_memory(),
-        device_memory: settings.device.peak_memory(),
+        peak_memory,
+        device_memory,
+        profile,
     })
 }
 
@@ -145,21 +161,6 @@ fn recipe(settings: &BenchSettings) -> TrainerSettings {
     }
 }
 
-/// A batch of noise.
-fn photos(settings: &BenchSettings, (height, width): (usize, usize), labels: usize) -> Batch {
-    let photos = settings.batch_size.get();
-    let mut stream = settings.randomness.stream(Purpose::Crop, 0, 0, 0);
-    let mut below = |limit: usize| stream.below(limit) as u32;
-    Batch {
-        pixels: (0..photos * height * width * 3).map(|_| below(256) as u8).collect(),
-        labels: (0..photos).map(|_| below(labels)).collect(),
-        indices: (0..photos).collect(),
-        height,
-        width,
-        mixed: None,
-    }
-}
-
 impl BenchFigures {
     /// The middle one of the steps' times, seconds.
     pub fn median_seconds(&self) -> f64 {
@@ -169,6 +170,14 @@ impl BenchFigures {
     /// Photos a second at the median step.
     pub fn images_per_second(&self) -> f64 {
         self.batch_size as f64 / self.median_seconds()
+    }
+
+    /// Each op of the watched step with its calls and its time, and what is none: candle's operations, the optimiser.
+    fn parts(&self) -> Vec<(&'static str, u64, Duration)> {
+        let Some((whole, profile)) = &self.profile else { return Vec::new() };
+        let mut parts = profile.ops();
+        parts.push(("other", 1, whole.saturating_sub(profile.total())));
+        parts
     }
 
     /// For programs.
@@ -191,6 +200,12 @@ impl BenchFigures {
             "loss": self.loss,
             "peak_memory_bytes": self.peak_memory,
             "device_memory_bytes": self.device_memory,
+            "profile": self.profile.is_some().then(|| {
+                let part = |(op, calls, time): (&str, u64, Duration)| {
+                    json!({ "op": op, "calls": calls, "ms": time.as_secs_f64() * 1000.0 })
+                };
+                self.parts().into_iter().map(part).collect::<Vec<_>>()
+            }),
         })
     }
 }
@@ -215,6 +230,14 @@ impl fmt::Display for BenchFigures {
         let memory = [("main memory", self.peak_memory), ("memory of the device", self.device_memory)];
         for (name, bytes) in memory.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
             write!(f, "; {name}: at most {:.2} GiB", bytes as f64 / f64::from(1 << 30))?;
+        }
+        if let Some((whole, _)) = &self.profile {
+            let whole = whole.as_secs_f64() * 1000.0;
+            write!(f, "\na step watched op by op: {whole:.2} ms")?;
+            for (op, calls, time) in self.parts() {
+                let time = time.as_secs_f64() * 1000.0;
+                write!(f, "\n  {op:<24} {calls:>5} calls {time:>10.2} ms {:>5.1} %", 100.0 * time / whole)?;
+            }
         }
         Ok(())
     }

@@ -175,6 +175,18 @@ impl Saved {
         Ok(Snapshot { tensors: self.tensors(|_| true)?, state: self.state.clone() })
     }
 
+    /// The number that the run began with under this flag.
+    ///
+    /// # Errors
+    /// If there is none: the file is damaged.
+    pub fn number(&self, flag: &str) -> Result<usize, CheckpointError> {
+        let number = self.made_of.get(flag).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        number.ok_or_else(|| CheckpointError::Damaged {
+            file: self.tensors.file().into(),
+            problem: format!("it has no number {flag}"),
+        })
+    }
+
     /// The weights alone, and their moving average.
     ///
     /// # Errors

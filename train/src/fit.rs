@@ -3,6 +3,7 @@
 //! Puts data, model, trainer and output together. Whatever can be refused is refused before the output folder is touched;
 //! after every epoch the trained weights are on the disk, and a run that was broken off goes on from its last checkpoint.
 
+mod micro_batch;
 mod recorder;
 
 use crate::augment::{AugmentError, Augmentation, Augmenter};
@@ -24,6 +25,7 @@ use crate::trainer::{self, Outcome, TrainError, TrainerSettings, steps, train, t
 use featherlight::model::{Head, ModelError, ModelFolder};
 use featherlight::nn::Parameter;
 use featherlight::ops::device::DeviceError;
+use micro_batch::{Choice, Trial};
 use recorder::{Recorder, Start};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -129,6 +131,12 @@ pub fn fit(
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
     let checkpoint = find_checkpoint(settings)?;
+    let settings = match &checkpoint {
+        Some(saved) if settings.find_batch_size => {
+            &settings.with_batch_size(micro_batch::of_checkpoint(settings, saved)?)
+        }
+        _ => settings,
+    };
     if let Some(checkpoint) = &checkpoint {
         checkpoint.check(&settings.made_of(), &settings.output)?;
     }
@@ -154,6 +162,16 @@ pub fn fit(
 
     // It takes its time: whatever can be refused before is.
     Output::refuse_unwritable(&settings.output)?;
+    let normalization = processor.normalization();
+    let settings = match settings.find_batch_size {
+        false => settings,
+        true => {
+            let size = processor.output_size();
+            let (model, labels) = (&*classifier, config.labels.len());
+            let trial = Trial { settings, model, normalization: &normalization, size, labels };
+            &fitting(&trial, progress)?
+        }
+    };
     let loading = settings.loading();
     let Checked { training, validation, report } =
         check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
@@ -204,7 +222,6 @@ pub fn fit(
         "steps": total,
         "threads": rayon::current_num_threads(),
     });
-    let normalization = processor.normalization();
     let steps_an_epoch = total / settings.trainer.epochs;
     let sizes = training.class_sizes();
     let mut trainer =
@@ -287,6 +304,23 @@ fn mosaic(loader: &Loader, settings: &TrainerSettings) -> Option<Mosaic> {
         tracing::warn!("the report will not show what the model sees: {error}");
         None
     })
+}
+
+/// The same settings with the largest micro-batch that the memory has room for.
+fn fitting(trial: &Trial<'_>, progress: &mut Progress) -> Result<FitSettings, FitError> {
+    progress.say("looking for the largest batch that fits …");
+    let Choice { photos, reason, too_much } = trial.choose()?;
+    let settings = trial.settings.with_batch_size(photos);
+    progress.say(&format!(
+        "--batch-size {photos} --accumulation-steps {}: {reason}",
+        settings.trainer.accumulation_steps
+    ));
+    if too_much {
+        tracing::warn!(
+            "there may not be enough memory even for this: --checkpoint-activations, --frozen-dtype int8 and a smaller model need less"
+        );
+    }
+    Ok(settings)
 }
 
 /// What to go on from, where that is asked for and there is something. A run that was ended before its first checkpoint begins

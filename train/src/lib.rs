@@ -27,6 +27,7 @@ pub mod fit;
 pub mod groups;
 pub mod loader;
 mod markup;
+mod memory;
 pub mod merge;
 pub mod objective;
 pub mod optimizer;

@@ -257,14 +257,6 @@ fn remove_unfinished(folder: &Path) {
     }
 }
 
-/// The most memory this process has held, in bytes, where the system tells (Linux).
-pub(crate) fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,12 +324,5 @@ mod tests {
             Output::resume(folder.path(), 23),
             Err(OutputError::Shortened { found: 22, wanted: 23, .. })
         ));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn the_peak_memory_is_at_least_what_was_just_touched() {
-        let touched = std::hint::black_box(vec![1u8; 64 << 20]);
-        assert!(peak_memory().unwrap() >= touched.len() as u64);
     }
 }

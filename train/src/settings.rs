@@ -101,6 +101,8 @@ pub struct FitSettings {
     pub method: Method,
     /// Photos in a micro-batch.
     pub batch_size: NonZeroUsize,
+    /// Whether it is only where the search for the largest one begins that the memory has room for; a step keeps its photos.
+    pub find_batch_size: bool,
     /// How training photos are varied.
     pub augmentation: Augmentation,
     /// The recipe.
@@ -125,6 +127,18 @@ impl FitSettings {
     /// Whether the best epoch's weights are the result: early stopping means that as well, as the last epochs brought nothing.
     pub fn keeps_best(&self) -> bool {
         self.load_best_model_at_end || self.trainer.early_stopping_patience.is_some()
+    }
+
+    /// Photos of a step.
+    pub fn photos_a_step(&self) -> usize {
+        self.batch_size.get().saturating_mul(self.trainer.accumulation_steps.get())
+    }
+
+    /// The same with `photos` in a micro-batch, a divisor of those of a step, which are as many as before.
+    pub fn with_batch_size(&self, photos: NonZeroUsize) -> Self {
+        let count = NonZeroUsize::new(self.photos_a_step() / photos).unwrap_or(NonZeroUsize::MIN);
+        let trainer = TrainerSettings { accumulation_steps: count, ..self.trainer.clone() };
+        Self { batch_size: photos, find_batch_size: false, trainer, ..self.clone() }
     }
 
     /// How photos are loaded, by the check before the run and in it.

@@ -62,6 +62,7 @@ fn from_scratch(model: PathBuf, output: PathBuf) -> FitSettings {
         load_best_model_at_end: false,
         method: Method::Full,
         batch_size: number(16),
+        find_batch_size: false,
         augmentation: Augmentation::Random(Variation::default()),
         trainer: TrainerSettings {
             epochs: 2,

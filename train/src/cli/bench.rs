@@ -1,6 +1,6 @@
 //! The command line of `featherlight-train bench`.
 
-use super::fit::{Lora, MethodName};
+use super::method::{Lora, MethodName};
 use super::{FrozenType, Where};
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -31,6 +31,9 @@ pub struct Bench {
     /// Compute a block's activations anew in the backward pass instead of keeping them
     #[arg(long, env = "FEATHERLIGHT_CHECKPOINT_ACTIVATIONS", value_parser = BoolishValueParser::new())]
     pub checkpoint_activations: bool,
+    /// Say where the time goes in one more step, op by op
+    #[arg(long, env = "FEATHERLIGHT_PROFILE", value_parser = BoolishValueParser::new())]
+    pub profile: bool,
     /// Of weights, photos and dropout
     #[arg(long, env = "FEATHERLIGHT_SEED", value_name = "N", default_value = "42")]
     pub seed: u64,
@@ -57,6 +60,7 @@ impl Bench {
             batch_size: self.batch_size,
             steps: NonZeroUsize::MIN.saturating_add(self.steps as usize - 1),
             checkpoint_activations: self.checkpoint_activations,
+            profile: self.profile,
             randomness: Randomness::new(self.seed),
             device,
             precision,

@@ -1,35 +1,23 @@
 //! The command line of `featherlight-train fit`: what a person may type, and what it means.
 
-use super::{
-    FrozenType, SaveType, Where, layer_decay, loader_threads, not_negative, positive, probability, share,
-};
+use super::method::{Lora, MethodName};
+use super::variation::VariationFlags;
+use super::{FrozenType, SaveType, Where, layer_decay, loader_threads, not_negative, share};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use featherlight::model::{AdapterConfig, parse_target};
 use featherlight::ops::device::{DeviceInfo, Precision};
 use featherlight::randomness::Randomness;
-use featherlight_train::augment::{Augmentation, CropScale, Mixing, RandAugment, Variation};
 use featherlight_train::groups::LearningRates;
 use featherlight_train::loader::{ByteCount, Cache};
 use featherlight_train::objective::ClassWeights;
 use featherlight_train::sampler::Sampling;
 use featherlight_train::schedule::Decay;
-use featherlight_train::settings::{CACHE_FOLDER, FitSettings, Method, StartingWeights, Validation};
+use featherlight_train::settings::{CACHE_FOLDER, FitSettings, StartingWeights, Validation};
 use featherlight_train::start::StartError;
 use featherlight_train::trainer::{BestMetric, TrainerSettings};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-
-/// What is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MethodName {
-    /// Low-rank adapters and the head
-    Lora,
-    /// Every parameter
-    Full,
-    /// The classification head alone
-    Head,
-}
+use std::str::FromStr;
 
 /// Where the first weights come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -109,9 +97,9 @@ pub struct Fit {
     /// Passes over the photos
     #[arg(long, env = "FEATHERLIGHT_EPOCHS", value_name = "N", default_value = "25", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub epochs: u64,
-    /// Photos in a micro-batch
-    #[arg(long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N", default_value = "8")]
-    pub batch_size: NonZeroUsize,
+    /// Photos in a micro-batch; auto: as many as the memory has room for, of the 8 × --accumulation-steps photos of a step
+    #[arg(long, env = "FEATHERLIGHT_BATCH_SIZE", value_name = "N|auto", default_value = "8")]
+    pub batch_size: BatchSize,
     /// Micro-batches a step
     #[arg(long, env = "FEATHERLIGHT_ACCUMULATION_STEPS", value_name = "N", default_value = "8")]
     pub accumulation_steps: NonZeroUsize,
@@ -186,61 +174,6 @@ pub struct Fit {
     pub place: Where,
 }
 
-/// The flags of LoRA; given with another method they are refused.
-#[derive(Debug, Args)]
-pub struct Lora {
-    /// Rank of the adapters [default: 16]
-    #[arg(long, env = "FEATHERLIGHT_LORA_RANK", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub lora_rank: Option<u32>,
-    /// Scale of the adapters is alpha / rank [default: 16]
-    #[arg(long, env = "FEATHERLIGHT_LORA_ALPHA", value_name = "X", value_parser = not_negative)]
-    pub lora_alpha: Option<f64>,
-    /// Probability that an input of an adapter is dropped in training [default: 0.1]
-    #[arg(long, env = "FEATHERLIGHT_LORA_DROPOUT", value_name = "X", value_parser = share)]
-    pub lora_dropout: Option<f64>,
-    /// Modules to adapt, by transformers' names, old or new, or all-linear [default: the maps to queries and values]
-    #[arg(long, env = "FEATHERLIGHT_LORA_TARGET", value_name = "NAMES", value_delimiter = ',', value_parser = parse_target)]
-    pub lora_target: Option<Vec<String>>,
-    /// Learning rate of LoRA's B and of vectors as a multiple of A's, as in 16 (LoRA+) [default: 1]
-    #[arg(long, env = "FEATHERLIGHT_LORA_PLUS_RATIO", value_name = "X", value_parser = positive)]
-    pub lora_plus_ratio: Option<f64>,
-    /// Scale by alpha / √rank instead (rsLoRA)
-    #[arg(long, env = "FEATHERLIGHT_USE_RSLORA", value_parser = BoolishValueParser::new())]
-    pub use_rslora: bool,
-    /// Train the magnitudes of the adapted weights' rows apart from their directions (DoRA)
-    #[arg(long, env = "FEATHERLIGHT_USE_DORA", value_parser = BoolishValueParser::new())]
-    pub use_dora: bool,
-}
-
-/// The flags of the augmentation.
-#[derive(Debug, Args)]
-pub struct VariationFlags {
-    /// Take training photos as they are served
-    #[arg(long, env = "FEATHERLIGHT_NO_AUGMENT", value_parser = BoolishValueParser::new(), conflicts_with_all = ["crop_scale", "color_jitter", "no_flip", "rand_augment", "random_erase", "mixup_alpha", "cutmix_alpha"])]
-    pub no_augment: bool,
-    /// Least share of a photo's area that a random crop keeps, or least,greatest [default: 0.08,1]
-    #[arg(long, env = "FEATHERLIGHT_CROP_SCALE", value_name = "X[,Y]")]
-    pub crop_scale: Option<CropScale>,
-    /// Vary brightness, contrast and saturation by up to this factor [default: 0]
-    #[arg(long, env = "FEATHERLIGHT_COLOR_JITTER", value_name = "X", value_parser = not_negative)]
-    pub color_jitter: Option<f64>,
-    /// N random changes of colour and shape a photo, of strength M from 0 to 30, as in 2,9 (RandAugment)
-    #[arg(long, env = "FEATHERLIGHT_RAND_AUGMENT", value_name = "N,M")]
-    pub rand_augment: Option<RandAugment>,
-    /// Probability that a rectangle of a photo is erased [default: 0]
-    #[arg(long, env = "FEATHERLIGHT_RANDOM_ERASE", value_name = "X", value_parser = probability)]
-    pub random_erase: Option<f64>,
-    /// Never mirror a photo: for things with a left and a right
-    #[arg(long, env = "FEATHERLIGHT_NO_FLIP", value_parser = BoolishValueParser::new())]
-    pub no_flip: bool,
-    /// Mix each photo with another of its batch, by a share drawn from Beta(X, X) (mixup) [default: 0]
-    #[arg(long, env = "FEATHERLIGHT_MIXUP_ALPHA", value_name = "X", value_parser = not_negative)]
-    pub mixup_alpha: Option<f64>,
-    /// Paste a part of another photo of the batch, of a share drawn from Beta(X, X) (CutMix) [default: 0]
-    #[arg(long, env = "FEATHERLIGHT_CUTMIX_ALPHA", value_name = "X", value_parser = not_negative)]
-    pub cutmix_alpha: Option<f64>,
-}
-
 impl Fit {
     /// What the flags mean, on the device that was found for them.
     ///
@@ -265,7 +198,7 @@ impl Fit {
             }
         }
         let mixing = self.variation.mixing()?;
-        if !mixing.is_off() && self.batch_size == NonZeroUsize::MIN {
+        if !mixing.is_off() && self.batch_size == BatchSize::Photos(NonZeroUsize::MIN) {
             return Err(
                 "--mixup-alpha and --cutmix-alpha mix the photos of a batch: --batch-size 1 has only one"
                     .to_owned(),
@@ -311,7 +244,8 @@ impl Fit {
             resume: self.resume,
             tensorboard: self.tensorboard,
             load_best_model_at_end: self.load_best_model_at_end,
-            batch_size: self.batch_size,
+            batch_size: self.batch_size.photos(),
+            find_batch_size: self.batch_size == BatchSize::Auto,
             loader_threads: loader_threads(self.loader_threads),
             save_dtype: self.save_dtype.dtype(),
             device,
@@ -321,55 +255,38 @@ impl Fit {
     }
 }
 
-impl Lora {
-    /// The method of that name, adapted as these flags say.
-    ///
-    /// # Errors
-    /// If one of them is given with a method that has no adapters.
-    pub fn method(self, name: MethodName) -> Result<Method, String> {
-        let given = [
-            ("--lora-rank", self.lora_rank.is_some()),
-            ("--lora-alpha", self.lora_alpha.is_some()),
-            ("--lora-dropout", self.lora_dropout.is_some()),
-            ("--lora-target", self.lora_target.is_some()),
-            ("--lora-plus-ratio", self.lora_plus_ratio.is_some()),
-            ("--use-rslora", self.use_rslora),
-            ("--use-dora", self.use_dora),
-        ];
-        match (name, given.iter().find(|(_, given)| *given)) {
-            (MethodName::Lora, _) => Ok(Method::Lora(AdapterConfig {
-                rank: self.lora_rank.unwrap_or(16) as usize,
-                alpha: self.lora_alpha.unwrap_or(16.0),
-                rank_stabilized: self.use_rslora,
-                dora: self.use_dora,
-                dropout: self.lora_dropout.unwrap_or(0.1),
-                targets: self.lora_target.unwrap_or_default(),
-            })),
-            (_, Some((flag, _))) => Err(format!("{flag} goes with --method lora alone")),
-            (MethodName::Full, None) => Ok(Method::Full),
-            (MethodName::Head, None) => Ok(Method::Head),
+/// Photos in a micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchSize {
+    /// So many.
+    Photos(NonZeroUsize),
+    /// As many as there is memory for.
+    Auto,
+}
+
+/// The photos of a micro-batch where nothing else is said, and those that `auto` reckons a step from.
+const USUAL_BATCH: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+
+impl BatchSize {
+    fn photos(self) -> NonZeroUsize {
+        match self {
+            Self::Photos(photos) => photos,
+            Self::Auto => USUAL_BATCH,
         }
     }
 }
 
-impl VariationFlags {
-    fn mixing(&self) -> Result<Mixing, String> {
-        let (mixup, cutmix) = (self.mixup_alpha.unwrap_or(0.0), self.cutmix_alpha.unwrap_or(0.0));
-        Mixing::new(mixup, cutmix).map_err(|error| error.to_string())
-    }
+impl FromStr for BatchSize {
+    type Err = String;
 
-    fn augmentation(&self) -> Augmentation {
-        if self.no_augment {
-            return Augmentation::Plain;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text
+                .parse()
+                .map(Self::Photos)
+                .map_err(|_| "a number of at least 1 wanted, or auto".to_owned()),
         }
-        let defaults = Variation::default();
-        Augmentation::Random(Variation {
-            crop_scale: self.crop_scale.unwrap_or(defaults.crop_scale),
-            flip_probability: if self.no_flip { 0.0 } else { defaults.flip_probability },
-            color_jitter: self.color_jitter.unwrap_or(defaults.color_jitter),
-            rand_augment: self.rand_augment,
-            random_erase: self.random_erase.unwrap_or(defaults.random_erase),
-        })
     }
 }
 

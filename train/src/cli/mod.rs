@@ -3,6 +3,8 @@
 mod bench;
 mod compare;
 mod fit;
+mod method;
+mod variation;
 
 pub use bench::Bench;
 pub use compare::{Compare, fit_command};

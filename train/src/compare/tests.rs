@@ -35,6 +35,7 @@ pub fn a_job(name: &str) -> Job {
             load_best_model_at_end: false,
             method: Method::Head,
             batch_size: NonZeroUsize::MIN,
+            find_batch_size: false,
             augmentation: Augmentation::Plain,
             trainer: TrainerSettings {
                 epochs: 2,

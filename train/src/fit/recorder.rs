@@ -4,7 +4,8 @@ use super::FitError;
 use crate::card::model_card;
 use crate::checkpoint::{Checkpoint, Record};
 use crate::evaluate::Evaluation;
-use crate::output::{Output, peak_memory};
+use crate::memory;
+use crate::output::Output;
 use crate::progress::Progress;
 use crate::report::{EventFile, ReportError, Reporter};
 use crate::settings::{FitSettings, Method};
@@ -263,7 +264,7 @@ impl<'a> Recorder<'a> {
         run_file["state"] = json!(state);
         run_file["seconds"] = json!(seconds);
         run_file["waiting_for_photos"] = json!(waiting);
-        run_file["peak_memory_bytes"] = json!(peak_memory());
+        run_file["peak_memory_bytes"] = json!(memory::peak());
         run_file["peak_device_memory_bytes"] = json!(self.start.settings.device.peak_memory());
         Ok(self.output.run(run_file)?)
     }

@@ -14,6 +14,7 @@ use crate::augment::{Augmenter, Mixed};
 use crate::dataset::{Dataset, Sample};
 pub use cache::{ByteCount, ByteCountError, Cache, PhotoCache};
 use featherlight::image::{DecodeLimits, Pixels};
+use featherlight::randomness::Stream;
 use pipeline::{Extent, Pipeline};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -73,6 +74,24 @@ impl Batch {
     /// The number of photos; 0 where none of the batch could be read.
     pub fn len(&self) -> usize {
         self.indices.len()
+    }
+
+    /// Photos of random pixels with random labels: for what a step takes, not for what it learns.
+    pub(crate) fn noise(
+        photos: usize,
+        (height, width): (usize, usize),
+        labels: usize,
+        mut stream: Stream,
+    ) -> Self {
+        let mut below = |limit: usize| stream.below(limit) as u32;
+        Self {
+            pixels: (0..photos * height * width * 3).map(|_| below(256) as u8).collect(),
+            labels: (0..photos).map(|_| below(labels)).collect(),
+            indices: (0..photos).collect(),
+            height,
+            width,
+            mixed: None,
+        }
     }
 
     /// Whether no photo of the batch could be read: such a batch has nothing to learn from.

@@ -206,10 +206,7 @@ impl<'a> Run<'a> {
         for (batch, index) in window.iter().zip(micro_batch..).filter(|(batch, _)| !batch.is_empty()) {
             let place = Training { randomness: self.settings.randomness, epoch, step: index };
             let pass = Pass::Train(place);
-            loss += match self.settings.checkpoint_activations {
-                true => self.recompute(batch, &pass, total, &mut gradients)?,
-                false => self.backward(batch, &pass, total, &mut gradients)?,
-            };
+            loss += self.passes(batch, &pass, total, &mut gradients)?;
         }
         self.check("the loss", loss, epoch)?;
         let largest = self.settings.max_grad_norm;
@@ -240,6 +237,24 @@ impl<'a> Run<'a> {
             seconds,
             waiting: waiting.as_secs_f64(),
         }))
+    }
+
+    /// The passes of a step over `batch`, which change nothing: for what they take.
+    ///
+    /// # Errors
+    /// If the model fails.
+    pub fn rehearse(&self, batch: &Batch) -> Result<()> {
+        let pass = Pass::Train(Training { randomness: self.settings.randomness, epoch: 0, step: 0 });
+        self.passes(batch, &pass, self.objective.total(batch), &mut self.optimizer.gradients())?;
+        self.device.synchronize()
+    }
+
+    /// The loss of `batch`, of a step whose losses are divided by `total`; its gradients are added.
+    fn passes(&self, batch: &Batch, pass: &Pass, total: f64, gradients: &mut Gradients) -> Result<f64> {
+        match self.settings.checkpoint_activations {
+            true => self.recompute(batch, pass, total, gradients),
+            false => self.backward(batch, pass, total, gradients),
+        }
     }
 
     /// The part of the loss that `batch` makes, of a step whose losses are divided by `total`; its gradients are added.
