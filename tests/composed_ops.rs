@@ -51,6 +51,21 @@ fn linear_with_and_without_a_bias() {
 }
 
 #[test]
+fn a_low_rank_part_is_added_onto_a_product() {
+    let (x, weight) = (random(&[3, 5, 16], 1), random(&[8, 16], 2));
+    let (low, up) = (random(&[3, 5, 2], 15), random(&[8, 2], 16));
+    compare("linear_onto", &[x, weight, low, up], &|t| {
+        ops::linear_onto(ops::linear(&t[0], &t[1], None)?, &t[2], &t[3], 0.5)
+    });
+}
+
+#[test]
+fn three_lie_side_by_side() {
+    let parts = [17, 18, 19].map(|item| random(&[3, 5, 16], item));
+    compare("side_by_side", &parts, &|t| ops::side_by_side([&t[0], &t[1], &t[2]]));
+}
+
+#[test]
 fn layer_norm_and_gelu() {
     let (x, weight, bias) = (random(&[3, 5, 16], 4), random(&[16], 5), random(&[16], 6));
     compare("layer_norm", &[x.clone(), weight, bias], &|t| ops::layer_norm(&t[0], &t[1], &t[2], 1e-5));

@@ -414,3 +414,83 @@ impl InplaceOp1 for Take {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{gelu, linear, linear_onto};
+    use super::*;
+
+    fn variable(values: &[f32], shape: (usize, usize)) -> Var {
+        let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        Var::from_tensor(&tensor).unwrap()
+    }
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn gradients_go_through_candles_operations_between_ours_and_add_up_where_ways_meet() {
+        let (x, w) = (variable(&[1.0, -2.0], (1, 2)), variable(&[0.5, 1.0, -1.0, 2.0], (2, 2)));
+        // y = x·Wᵀ = [-1.5, -5]; z = y² by candle; loss = Σ (z + y)·Wᵀ + Σ z
+        let y = linear(&x, &w, None).unwrap();
+        let z = y.sqr().unwrap();
+        let last = linear(&(&z + &y).unwrap(), &w, None).unwrap();
+        let loss = (last.sum_all().unwrap() + z.sum_all().unwrap()).unwrap();
+        let store = backward(&loss).unwrap();
+        // d/dy = (2y + 1) ∘ column sums of W + 2y = [-2·-0.5 - 3, -9·3 - 10] = [-2, -37]
+        let expected_x = [-2.0 * 0.5 + 37.0, -2.0 - 37.0 * 2.0];
+        assert_eq!(values(store.get(&x).unwrap()), expected_x);
+        // (z + y) in each row, and d/dy · x
+        let (a, b) = (2.25 - 1.5, 25.0 - 5.0);
+        assert_eq!(values(store.get(&w).unwrap()), [a - 2.0, b + 4.0, a - 37.0, b + 74.0]);
+    }
+
+    #[test]
+    fn a_gradient_is_found_from_an_output_of_any_shape() {
+        let (x, w) = (variable(&[1.0, -2.0], (1, 2)), variable(&[0.5, 1.0, -1.0, 2.0], (2, 2)));
+        let y = linear(&x, &w, None).unwrap();
+        let pull = Tensor::new(&[[1f32, 10.0]], &Device::Cpu).unwrap();
+        let mut store = backward_from(&y, pull).unwrap();
+        assert_eq!(values(&store.remove(&x).unwrap()), [0.5 - 10.0, 1.0 + 20.0]);
+        assert!(store.remove(&x).is_none());
+    }
+
+    #[test]
+    fn there_is_one_way_back_and_candles_own_is_refused_in_words() {
+        let (x, w) = (variable(&[1.0, -2.0], (1, 2)), variable(&[0.5, 1.0], (1, 2)));
+        let loss = linear(&x, &w, None).unwrap().sum_all().unwrap();
+        let error = loss.backward().unwrap_err().to_string();
+        assert!(error.contains("ops::backward"), "{error}");
+        backward(&loss).unwrap();
+        let error = backward(&loss).err().unwrap().to_string();
+        assert!(error.contains("over"), "{error}");
+    }
+
+    #[test]
+    fn a_graph_goes_with_its_output() {
+        let (x, w) = (variable(&[1.0, -2.0], (1, 2)), variable(&[0.5, 1.0], (1, 2)));
+        let y = gelu(&linear(&x, &w, None).unwrap()).unwrap();
+        let node = Arc::downgrade(&Node::of(&y).unwrap());
+        assert!(nodes().contains_key(&y.id()));
+        let id = y.id();
+        drop(y);
+        assert!(node.upgrade().is_none() && !nodes().contains_key(&id));
+    }
+
+    #[test]
+    fn a_sum_onto_a_product_has_the_gradients_of_both() {
+        let (x, w) = (variable(&[1.0, -2.0], (1, 2)), variable(&[0.5, 1.0], (1, 2)));
+        let low = variable(&[3.0], (1, 1));
+        let up = variable(&[4.0], (1, 1));
+        let y = linear_onto(linear(&x, &w, None).unwrap(), &low, &up, 0.5).unwrap();
+        assert_eq!(values(&y), [0.5 - 2.0 + 6.0]);
+        let store = backward(&y.sum_all().unwrap()).unwrap();
+        assert_eq!(values(store.get(&x).unwrap()), [0.5, 1.0]);
+        assert_eq!(values(store.get(&low).unwrap()), [2.0]);
+        assert_eq!(values(store.get(&up).unwrap()), [1.5]);
+        // A variable is no memory to write to.
+        let sum = linear_onto(low.as_tensor().clone(), &low, &up, 1.0).unwrap();
+        assert_eq!((values(&sum), values(&low)), (vec![15.0], vec![3.0]));
+    }
+}

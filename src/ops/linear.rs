@@ -263,3 +263,28 @@ pub(super) fn sums_of_pieces(
     }
     total
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::gelu;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn x_is_kept_for_a_trained_weight_alone_and_not_where_it_is_soon_computed_again() {
+        let variable = |values: &[[f32; 2]; 1]| Var::new(values, &Device::Cpu).unwrap();
+        let (x, trained) = (variable(&[[1.0, -2.0]]), variable(&[[0.5, 1.0]]));
+        let frozen = trained.as_detached_tensor();
+        let x = gelu(&x).unwrap();
+        assert!(WayBack::of(&x, &frozen, 1.0).x.is_none());
+        assert!(matches!(WayBack::of(&x, &trained, 1.0).x, Some(Kept::Again(_))));
+        assert!(matches!(WayBack::of(&x.affine(2.0, 0.0).unwrap(), &trained, 1.0).x, Some(Kept::Values(_))));
+        assert!(WayBack::of(&frozen, &trained, 1.0).weight.is_none());
+    }
+
+    #[test]
+    fn a_row_is_repeated() {
+        assert_eq!(repeated(&[1.0, 2.0], 3), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
+        assert_eq!((repeated(&[], 3), repeated(&[1.0], 0)), (vec![], vec![]));
+    }
+}

@@ -180,7 +180,7 @@ impl Saved {
     /// # Errors
     /// If there is none: the file is damaged.
     pub fn number(&self, flag: &str) -> Result<usize, CheckpointError> {
-        let number = self.made_of.get(flag).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let number = self.made_of.get(flag).and_then(Value::as_str).and_then(|text| text.parse().ok());
         number.ok_or_else(|| CheckpointError::Damaged {
             file: self.tensors.file().into(),
             problem: format!("it has no number {flag}"),

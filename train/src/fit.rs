@@ -230,8 +230,15 @@ pub fn fit(
         trainer.restore(checkpoint.snapshot()?).map_err(TrainError::from)?;
         progress.say(&format!("going on after step {} of {total}", trainer.step_number()));
     }
-    let start =
-        Start { settings, folder: &folder, config: &config, processor: &processor, run_file, made_of };
+    let start = Start {
+        settings,
+        folder: &folder,
+        config: &config,
+        processor: &processor,
+        run_file,
+        made_of,
+        cache: loading.cache.clone(),
+    };
     let reporter = Reporter {
         folder: settings.output.clone(),
         labels: training.labels.clone(),

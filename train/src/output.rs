@@ -7,7 +7,7 @@ use crate::evaluate::Evaluation;
 use crate::trainer::Step;
 use featherlight::model::{ModelError, create_folder, save_text};
 use serde_json::{Value, json};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,9 @@ pub enum OutputError {
         /// What is there.
         found: &'static str,
     },
+    /// Another process is at it.
+    #[error("{}: another run is writing to it: wait for its end, or choose another --output", .0.display())]
+    Busy(PathBuf),
     /// The record of the run that goes on is shorter than it was.
     #[error(
         "{}: is shorter than at the last checkpoint ({found} of {wanted} bytes): put the whole file back, or begin anew with --overwrite",
@@ -59,6 +62,7 @@ pub enum OutputError {
 /// A run's folder, opened for writing.
 pub struct Output {
     folder: PathBuf,
+    /// Locked: no second run writes to the folder until this one is over, however it ends.
     metrics: File,
 }
 
@@ -70,6 +74,8 @@ impl Output {
     /// An earlier run; a folder that cannot be written.
     pub fn create(folder: &Path, overwrite: bool) -> Result<Self, OutputError> {
         Self::refuse_taken(folder, overwrite)?;
+        create_folder(folder)?;
+        let output = Self::open(folder)?;
         // First of all: nobody may go on from a run that was replaced.
         for checkpoints in [Self::last(folder), Self::best(folder)] {
             match std::fs::remove_dir_all(&checkpoints) {
@@ -79,14 +85,15 @@ impl Output {
                 _ => {}
             }
         }
-        for name in FILES {
+        for name in FILES.into_iter().filter(|name| *name != METRICS) {
             let path = folder.join(name);
             if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
                 std::fs::remove_file(&path).map_err(|source| OutputError::Io { file: path, source })?;
             }
         }
-        create_folder(folder)?;
-        Self::open(folder)
+        let emptied = output.metrics.set_len(0);
+        emptied.map_err(|source| OutputError::Io { file: folder.join(METRICS), source })?;
+        Ok(output)
     }
 
     /// That an earlier run in `folder` may be replaced, or that there is none; nothing is changed.
@@ -103,7 +110,10 @@ impl Output {
                 Err(source) => return Err(OutputError::Io { file: path, source }),
             }
         }
-        Ok(())
+        match OpenOptions::new().append(true).open(folder.join(METRICS)) {
+            Ok(metrics) => lock(&metrics, folder),
+            Err(_) => Ok(()), // none there, or one that is refused with its reason when it is to be written to
+        }
     }
 
     /// That files can be written to `folder`, which is made where it is not there.
@@ -133,13 +143,14 @@ impl Output {
     }
 
     fn open(folder: &Path) -> Result<Self, OutputError> {
-        remove_unfinished(folder);
         let path = folder.join(METRICS);
         let metrics = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .map_err(|source| OutputError::Io { file: path, source })?;
+        lock(&metrics, folder)?;
+        remove_unfinished(folder);
         Ok(Self { folder: folder.to_owned(), metrics })
     }
 
@@ -237,6 +248,19 @@ impl Output {
     }
 }
 
+/// Locks the record of a run, until the file is closed.
+fn lock(metrics: &File, folder: &Path) -> Result<(), OutputError> {
+    match metrics.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(OutputError::Busy(folder.to_owned())),
+        Err(TryLockError::Error(error)) => {
+            // A file system without locks is no reason not to train.
+            tracing::debug!("{}: the record cannot be locked: {error}", folder.display());
+            Ok(())
+        }
+    }
+}
+
 /// How the names of files begin that are still being written.
 const UNFINISHED: &str = ".writing-";
 
@@ -260,6 +284,27 @@ fn remove_unfinished(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_another_run_writes_to_is_left_alone_until_that_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Output::create(folder.path(), false).unwrap();
+        first.run(&json!({ "state": "running" })).unwrap();
+        std::fs::write(folder.path().join("metrics.jsonl"), "a line\n").unwrap();
+        let busy = |found: Result<Output, OutputError>| {
+            let error = found.err().unwrap().to_string();
+            assert!(error.contains("another run is writing"), "{error}");
+        };
+        busy(Output::create(folder.path(), true));
+        busy(Output::resume(folder.path(), 0));
+        assert!(matches!(Output::refuse_taken(folder.path(), true), Err(OutputError::Busy(_))));
+        let record = || std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+        assert!(record() == "a line\n" && folder.path().join("run.json").exists());
+        drop(first);
+        Output::refuse_taken(folder.path(), true).unwrap();
+        Output::create(folder.path(), true).unwrap();
+        assert!(record().is_empty() && !folder.path().join("run.json").exists());
+    }
 
     #[test]
     fn an_earlier_run_is_refused_and_replaced_only_when_asked() {

@@ -155,6 +155,8 @@ fn a_comparison_is_true_and_is_not_done_twice() {
     assert!(row.contains(&format!("{:.2} %", 100.0 * top1)), "{row}");
 
     let files = ["run.json", "result.json", "log.txt", "merged/model.safetensors"];
+    // Nobody goes on from a finished variant.
+    assert!(!bench.path("out/lora/checkpoints").exists() && !bench.path("out/scratch/checkpoints").exists());
     let times = |name: &str| files.map(|file| bench.written(&format!("out/{name}/{file}")));
     let before = (times("scratch"), times("lora"));
     let (code, _, err) = bench.run(&[]);

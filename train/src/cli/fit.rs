@@ -295,6 +295,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use clap::Parser;
+    use featherlight_train::settings::Method;
 
     fn fit(flags: &[&str]) -> Result<FitSettings, String> {
         let required = ["featherlight-train", "fit", "--data", "d", "--model", "m", "--output", "o"];
@@ -313,6 +314,7 @@ mod tests {
         assert!(lora.targets.is_empty(), "the architecture's: {:?}", lora.targets);
         assert_eq!(settings.validation, Validation::Split(0.05));
         assert_eq!((settings.trainer.epochs, settings.batch_size.get()), (25, 8));
+        assert!(!settings.find_batch_size);
         assert_eq!(settings.trainer.accumulation_steps.get(), 8);
         assert_eq!((settings.trainer.learning_rate, settings.trainer.warmup_ratio), (5e-5, 0.05));
         assert_eq!(settings.trainer.randomness.seed(), 42);
@@ -348,7 +350,8 @@ mod tests {
             (["--learning-rate", "-1"], "at least 0"),
             (["--learning-rate", "NaN"], "at least 0"),
             (["--epochs", "0"], "1"),
-            (["--batch-size", "0"], "non-zero"),
+            (["--batch-size", "0"], "at least 1"),
+            (["--batch-size", "automatic"], "or auto"),
             (["--cache-limit", "2 elephants"], "2GiB"),
             (["--cache", "tape"], "ram, disk, none"),
             (["--scheduler", "step"], "linear, cosine"),

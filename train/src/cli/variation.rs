@@ -35,11 +35,16 @@ pub struct VariationFlags {
 }
 
 impl VariationFlags {
+    /// How the photos of a batch are mixed with each other.
+    ///
+    /// # Errors
+    /// If a strength is none.
     pub fn mixing(&self) -> Result<Mixing, String> {
         let (mixup, cutmix) = (self.mixup_alpha.unwrap_or(0.0), self.cutmix_alpha.unwrap_or(0.0));
         Mixing::new(mixup, cutmix).map_err(|error| error.to_string())
     }
 
+    /// How a photo is varied by itself.
     pub fn augmentation(&self) -> Augmentation {
         if self.no_augment {
             return Augmentation::Plain;

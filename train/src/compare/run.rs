@@ -150,7 +150,12 @@ impl Runner<'_> {
         self.run(job, "evaluate", words, Some(answer), append, &mut Watch::silent(progress))?;
         let result = RunResult::collect(job)?;
         save_text(&format!("{:#}\n", result.to_json()), &job.folder.join("result.json"))?;
-        Ok(result)
+        // Nobody goes on from a finished variant; its checkpoints are three times the model and more, for each of many.
+        let checkpoints = job.folder.join("checkpoints");
+        match std::fs::remove_dir_all(&checkpoints) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(&checkpoints)(error)),
+            _ => Ok(result),
+        }
     }
 
     fn run(

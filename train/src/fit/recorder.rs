@@ -4,6 +4,7 @@ use super::FitError;
 use crate::card::model_card;
 use crate::checkpoint::{Checkpoint, Record};
 use crate::evaluate::Evaluation;
+use crate::loader::PhotoCache;
 use crate::memory;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -18,6 +19,8 @@ use featherlight::model::{
 };
 use featherlight::ops::device::Placement;
 use serde_json::{Map, Value, json};
+use std::error::Error;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -31,6 +34,8 @@ pub(super) struct Start<'a> {
     pub(super) run_file: Value,
     /// See [`Checkpoint::made_of`].
     pub(super) made_of: Map<String, Value>,
+    /// Decoded photos, which may lie on the disk that the run is written to.
+    pub(super) cache: PhotoCache,
 }
 
 /// Shows, writes and saves.
@@ -210,6 +215,18 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
+    /// Saves; where the disk is full, once more when the decoded photos on it are gone.
+    fn making_room(&self, save: impl Fn() -> Result<(), FitError>) -> Result<(), FitError> {
+        match save() {
+            Err(error) if self.start.cache.is_on_disk() && is_disk_full(&error) => {
+                tracing::warn!("{error}: the cache makes room, and photos are decoded in every epoch");
+                self.start.cache.remove();
+                save()
+            }
+            saved => saved,
+        }
+    }
+
     /// Saves a model without adapters.
     fn save_whole(&self, trained: &dyn Classifier) -> Result<(), FitError> {
         match trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
@@ -270,6 +287,19 @@ impl<'a> Recorder<'a> {
     }
 }
 
+/// Whether the disk, or the share of it that a person has, is used up.
+fn is_disk_full(error: &FitError) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 impl Observer for Recorder<'_> {
     type Error = FitError;
 
@@ -294,10 +324,10 @@ impl Observer for Recorder<'_> {
         }
         self.is_best = end.is_best;
         self.start.run_file["epochs_completed"] = json!(end.epoch);
-        match &self.start.settings.method {
-            Method::Lora(_) => self.save_adapter(end.model)?,
-            Method::Full | Method::Head => self.save_whole(end.model)?,
-        }
+        self.making_room(|| match &self.start.settings.method {
+            Method::Lora(_) => self.save_adapter(end.model),
+            Method::Full | Method::Head => self.save_whole(end.model),
+        })?;
         self.write_run_file("running")?;
         self.report();
         Ok(())
@@ -313,17 +343,34 @@ impl Observer for Recorder<'_> {
         };
         let checkpoint =
             Checkpoint { snapshot: snapshot.clone(), record, made_of: self.start.made_of.clone() };
-        if std::mem::take(&mut self.is_best) {
-            // The best first: a run that is killed between the two makes the same best again.
-            checkpoint.write(&best)?;
-            Checkpoint::share(&best, &last)?;
-        } else {
-            checkpoint.write(&last)?;
-        }
-        Ok(())
+        let is_best = std::mem::take(&mut self.is_best);
+        self.making_room(|| {
+            if is_best {
+                // The best first: a run that is killed between the two makes the same best again.
+                checkpoint.write(&best)?;
+                Checkpoint::share(&best, &last)?;
+            } else {
+                checkpoint.write(&last)?;
+            }
+            Ok(())
+        })
     }
 
     fn wants_to_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_behind_every_error_of_a_save() {
+        let io = |kind| std::io::Error::from(kind);
+        let model = |kind| ModelError::Io { file: "model.safetensors".into(), source: io(kind) };
+        assert!(is_disk_full(&FitError::from(model(ErrorKind::StorageFull))));
+        assert!(is_disk_full(&FitError::Checkpoint(model(ErrorKind::QuotaExceeded).into())));
+        assert!(!is_disk_full(&FitError::from(model(ErrorKind::PermissionDenied))));
     }
 }

@@ -84,7 +84,12 @@ impl PhotoCache {
         }))
     }
 
-    /// Removes the files, if there are any: the run is complete. A cache in memory goes with its last clone.
+    /// Whether photos are kept in files.
+    pub fn is_on_disk(&self) -> bool {
+        matches!(&*self.0, Kind::Disk(_))
+    }
+
+    /// Removes the files, if there are any, and keeps no more: the run is complete, or has no room for them. A cache in memory goes with its last clone.
     pub fn remove(&self) {
         if let Kind::Disk(disk) = &*self.0 {
             disk.remove();
