@@ -16,7 +16,7 @@ use candle_core::{
     Tensor, TensorId, Var, bail,
 };
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -65,6 +65,23 @@ pub fn backward_from(output: &Tensor, gradient: Tensor) -> Result<GradStore> {
     Ok(GradStore(walk.found))
 }
 
+thread_local! {
+    /// Whether ops stay out of the graph.
+    static OFF: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on this thread with no graph: what an op gives in it has no gradient, and nothing is kept for one.
+pub fn no_grad<T>(work: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            OFF.set(self.0);
+        }
+    }
+    let _before = Before(OFF.replace(true));
+    work()
+}
+
 /// `result` as the output of an op over `inputs`, whose gradients `gradients` computes from that of the result. The result must be
 /// fresh: its memory goes over to what is returned.
 pub(super) fn record<const N: usize>(
@@ -94,6 +111,9 @@ fn recorded(
     again: Option<Again>,
     gradients: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
 ) -> Result<Tensor> {
+    if OFF.get() {
+        return Ok(result);
+    }
     let inputs: Vec<Option<Source>> = inputs.iter().map(|input| input.and_then(Source::of)).collect();
     if inputs.iter().all(Option::is_none) {
         return Ok(result);
@@ -465,6 +485,16 @@ mod tests {
         backward(&loss).unwrap();
         let error = backward(&loss).err().unwrap().to_string();
         assert!(error.contains("over"), "{error}");
+    }
+
+    #[test]
+    fn without_a_graph_there_is_a_result_and_no_gradient_and_after_it_there_are_both() {
+        let (x, w) = (variable(&[1.0, -2.0], (1, 2)), variable(&[0.5, 1.0], (1, 2)));
+        let product = || linear(&x, &w, None).unwrap();
+        let y = no_grad(product);
+        assert!(values(&y) == [-1.5] && !y.track_op());
+        let _ = std::panic::catch_unwind(|| no_grad(|| panic!("on the way")));
+        assert!(product().track_op());
     }
 
     #[test]

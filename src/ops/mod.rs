@@ -43,7 +43,7 @@ pub use cores::Cores;
 pub use cross_entropy::{cross_entropy, soft_cross_entropy};
 pub use dropout::dropout;
 pub use gelu::gelu;
-pub use graph::{GradStore, backward, backward_from};
+pub use graph::{GradStore, backward, backward_from, no_grad};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_onto};
 pub use normalize::normalize;

@@ -84,7 +84,10 @@ pub fn evaluate_views(
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation, PassError> {
     let (mut evaluation, device) = (Evaluation::default(), model.placement().device);
-    let logits = |batch: &Batch| model.forward(&pixel_values(batch, normalization, &device)?, &Pass::Eval);
+    let logits = |batch: &Batch| {
+        let pixel_values = pixel_values(batch, normalization, &device)?;
+        ops::no_grad(|| model.forward(&pixel_values, &Pass::Eval))
+    };
     for batch in loader.epoch(0, in_order(loader.photos()))? {
         let batch = batch?;
         if !batch.is_empty() {

@@ -22,7 +22,7 @@ use crate::settings::{CACHE_FOLDER, FitSettings, StartingWeights, Validation};
 use crate::split::SplitError;
 use crate::start::{StartError, StartingModel};
 use crate::trainer::{self, Outcome, TrainError, TrainerSettings, steps, train, trained_parameters};
-use featherlight::model::{Head, ModelError, ModelFolder};
+use featherlight::model::{Classifier, Head, ModelError, ModelFolder};
 use featherlight::nn::Parameter;
 use featherlight::ops::device::DeviceError;
 use micro_batch::{Choice, Trial};
@@ -145,20 +145,7 @@ pub fn fit(
     let placement = settings.device.place(settings.precision)?.with_frozen(settings.frozen);
     let StartingModel { classifier, config, processor, head } =
         StartingModel::build(&folder, &all.labels, settings, &placement)?;
-    let (labels, before) = (all.labels.len(), folder.config().labels.len());
-    match head {
-        Head::Fresh if settings.starting_weights == StartingWeights::Pretrained => tracing::info!(
-            labels,
-            before,
-            "the classification head is a fresh one: the model's was missing or had another size"
-        ),
-        Head::Carried(carried) => tracing::info!(
-            labels,
-            before,
-            "the classification head is a new one: {carried} of its labels are carried over from the model, the others are fresh"
-        ),
-        Head::Fresh | Head::Kept => {}
-    }
+    say_what_became_of(&head, settings, all.labels.len(), folder.config().labels.len());
 
     // It takes its time: whatever can be refused before is.
     Output::refuse_unwritable(&settings.output)?;
@@ -173,11 +160,11 @@ pub fn fit(
         }
     };
     let loading = settings.loading();
-    let Checked { training, validation, report } =
-        check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
+    let checked = check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
+    let Checked { training, validation, report } = &checked;
     report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     progress.say(&report.summary());
-    let made_of = made_of(settings, &training.labels, &report)?;
+    let made_of = made_of(settings, &training.labels, report)?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.check(&made_of, &settings.output)?;
     }
@@ -187,41 +174,14 @@ pub fn fit(
         let augmenter = Augmenter::new(Arc::clone(&shared), augmentation, settings.trainer.randomness)?;
         Ok::<_, AugmentError>(Loader::new(dataset, augmenter, loading.clone()))
     };
-    let training_loader = loader(&training, settings.augmentation)?;
+    let training_loader = loader(training, settings.augmentation)?;
     let validation_loader =
         validation.as_ref().map(|dataset| loader(dataset, Augmentation::Plain)).transpose()?;
 
-    let count =
-        |parameters: &[&Parameter]| -> usize { parameters.iter().map(|p| p.tensor().elem_count()).sum() };
-    let trainable = count(&trained_parameters(&*classifier));
-    let parameters = count(&classifier.parameters());
-    progress.say(&format!(
-        "{} photos of {} classes to train on, {} to validate on; method {}: {trainable} of {parameters} parameters ({:.2} %); {} in {}",
-        training.samples.len(),
-        training.labels.len(),
-        validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
-        settings.method,
-        100.0 * trainable as f64 / parameters as f64,
-        settings.device,
-        settings.precision,
-    ));
-
     let total = steps(&training_loader, &settings.trainer);
-    let run_file = json!({
-        "state": "running",
-        "version": env!("CARGO_PKG_VERSION"),
-        "settings": settings.to_json(),
-        "architecture": config.architecture.name(),
-        "labels": training.labels,
-        "data": report.to_json(),
-        "unreadable_photos": report.unreadable_json(),
-        "training_photos": training.samples.len(),
-        "validation_photos": validation.as_ref().map_or(0, |dataset| dataset.samples.len()),
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-        "steps": total,
-        "threads": rayon::current_num_threads(),
-    });
+    let mut run_file = begun(settings, &checked, &*classifier, progress);
+    run_file["architecture"] = json!(config.architecture.name());
+    run_file["steps"] = json!(total);
     let steps_an_epoch = total / settings.trainer.epochs;
     let sizes = training.class_sizes();
     let mut trainer =
@@ -271,6 +231,59 @@ pub fn fit(
             Outcome::StoppedEarly { epoch } => Some(epoch),
             Outcome::Completed | Outcome::Interrupted { .. } => None,
         },
+    })
+}
+
+fn say_what_became_of(head: &Head, settings: &FitSettings, labels: usize, before: usize) {
+    match head {
+        Head::Fresh if settings.starting_weights == StartingWeights::Pretrained => tracing::info!(
+            labels,
+            before,
+            "the classification head is a fresh one: the model's was missing or had another size"
+        ),
+        Head::Carried(carried) => tracing::info!(
+            labels,
+            before,
+            "the classification head is a new one: {carried} of its labels are carried over from the model, the others are fresh"
+        ),
+        Head::Fresh | Head::Kept => {}
+    }
+}
+
+/// `run.json` as it begins; what a person should know of it is said.
+fn begun(
+    settings: &FitSettings,
+    photos: &Checked,
+    classifier: &dyn Classifier,
+    progress: &mut Progress,
+) -> Value {
+    let Checked { training, validation, report } = photos;
+    let count =
+        |parameters: &[&Parameter]| -> usize { parameters.iter().map(|p| p.tensor().elem_count()).sum() };
+    let trainable = count(&trained_parameters(classifier));
+    let parameters = count(&classifier.parameters());
+    let validated = validation.as_ref().map_or(0, |dataset| dataset.samples.len());
+    progress.say(&format!(
+        "{} photos of {} classes to train on, {validated} to validate on; method {}: {trainable} of {parameters} parameters ({:.2} %); {} in {}",
+        training.samples.len(),
+        training.labels.len(),
+        settings.method,
+        100.0 * trainable as f64 / parameters as f64,
+        settings.device,
+        settings.precision,
+    ));
+    json!({
+        "state": "running",
+        "version": env!("CARGO_PKG_VERSION"),
+        "settings": settings.to_json(),
+        "labels": training.labels,
+        "data": report.to_json(),
+        "unreadable_photos": report.unreadable_json(),
+        "training_photos": training.samples.len(),
+        "validation_photos": validated,
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        "threads": rayon::current_num_threads(),
     })
 }
 

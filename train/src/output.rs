@@ -365,6 +365,7 @@ mod tests {
         output.line(&json!({ "step": 2 })).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
         assert_eq!(output.metrics_bytes().unwrap(), 22);
+        drop(output); // a folder has one run at a time
         assert!(matches!(
             Output::resume(folder.path(), 23),
             Err(OutputError::Shortened { found: 22, wanted: 23, .. })

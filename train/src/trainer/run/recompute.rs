@@ -25,9 +25,10 @@ impl Run<'_> {
         let (model, scale) = (self.model, self.state.loss_scale);
         let pixel_values = pixel_values(batch, self.normalization, &self.device)?;
         let first = self.first_trained;
-        let (mut last, mut inputs) = (detached(model.embed(&pixel_values, pass)?), Vec::new());
+        let embedded = ops::no_grad(|| model.embed(&pixel_values, pass))?;
+        let (mut last, mut inputs) = (detached(embedded), Vec::new());
         for index in 0..model.blocks() {
-            let output = detached(model.block(index, &last, pass)?);
+            let output = detached(ops::no_grad(|| model.block(index, &last, pass))?);
             // Blocks before the first trained one are not run again.
             if index + 1 >= first {
                 inputs.push((index, last));
