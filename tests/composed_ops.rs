@@ -131,7 +131,7 @@ fn unit_heads_make_queries_and_keys_cosines() {
 #[test]
 fn rows_are_picked_and_their_gradients_go_back() {
     let map = RowMap::new([Some(3), None, Some(0), Some(1)], 5).expect("a map");
-    compare("pick_rows", &[random(&[2, 5, 4], 22)], &|t| ops::pick_rows(&t[0], &map));
+    compare("pick_rows", &[random(&[2, 5, 4], 22)], &|t| ops::pick_rows(&t[0], &map, 4, (2, map.rows(), 4)));
 }
 
 #[test]

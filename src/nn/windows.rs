@@ -32,9 +32,8 @@ impl Windows {
         let (map, tokens) = (self.map()?, self.side * self.side);
         let windows = map.rows() / tokens;
         let regions = (self.shift > 0).then(|| Arc::new(Regions { of: self.regions(), tokens, penalty }));
-        let cut = pick_rows(x, &map)?.reshape((batch * windows, tokens, hidden))?;
-        let attended = attend(&cut, regions)?.reshape((batch, map.rows(), hidden))?;
-        pick_rows(&attended, &map.inverse())
+        let cut = pick_rows(x, &map, hidden, (batch * windows, tokens, hidden))?;
+        pick_rows(&attend(&cut, regions)?, &map.inverse(), hidden, x.dims())
     }
 
     /// Rows and columns, continued to whole windows.
@@ -85,7 +84,7 @@ pub fn merge_neighbours(x: &Tensor, (height, width): (usize, usize)) -> Result<T
         four.map(|(row, column)| (row < height && column < width).then_some(row * width + column))
     });
     let map = RowMap::new(picks, height * width)?;
-    pick_rows(x, &map)?.reshape((batch, rows * columns, 4 * hidden))
+    pick_rows(x, &map, hidden, (batch, rows * columns, 4 * hidden))
 }
 
 #[cfg(test)]

@@ -1,11 +1,29 @@
 //! A function of every value for itself, on the CPU: the values in pieces, shared among the threads.
 
+use super::graph::record_cheap;
 use super::tensor_slice::with_values;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 /// Values one task works on: small enough to stay in the first-level cache.
 const PIECE: usize = 8192;
+
+/// A function of every value that costs little, as an op: `of` computes it, `gradient` the gradient of its argument from that and the
+/// gradient of its result. Both get constants.
+///
+/// # Errors
+/// Theirs.
+pub(super) fn op(
+    name: &'static str,
+    x: &Tensor,
+    of: fn(&Tensor) -> Result<Tensor>,
+    gradient: fn(&Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let (kept, read) = (x.detach(), x.detach());
+    let gradients = move |grad: &Tensor| Ok([Some(gradient(&read, grad)?)]);
+    record_cheap(name, [Some(&x)], of(&kept)?, move || of(&kept), gradients)
+}
 
 /// The op `name` forward: `function` fills its first argument from its second.
 ///

@@ -1,7 +1,6 @@
 //! The exact (erf) GELU: `x · Φ(x)` (Hendrycks & Gimpel 2016), not its tanh approximation.
 
 use super::elementwise;
-use super::graph::record_cheap;
 use super::launch::{Argument, File, Geometry, Kernel, has_cuda_kernel};
 use super::math::{erf, exp};
 use super::profile::timed;
@@ -14,12 +13,7 @@ use multiversion::multiversion;
 /// # Errors
 /// candle's.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    timed("gelu", x.device(), || {
-        let x = x.contiguous()?;
-        let (kept, read) = (x.detach(), x.detach());
-        let gradients = move |grad: &Tensor| Ok([Some(gradient(&read, grad)?)]);
-        record_cheap("gelu, backward", [Some(&x)], of(&kept)?, move || of(&kept), gradients)
-    })
+    timed("gelu", x.device(), || elementwise::op("gelu, backward", x, of, gradient))
 }
 
 fn of(x: &Tensor) -> Result<Tensor> {

@@ -37,10 +37,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             Some(bias) if has_cuda_kernel(&x) => add_bias(&composed_product(&x, &weight)?, bias)?,
             Some(bias) => composed_product(&x, &weight)?.broadcast_add(&bias.detach())?,
         };
-        let (way_back, want_bias) =
-            (WayBack::of(&x, &weight, 1.0), bias.as_ref().is_some_and(Tensor::track_op));
+        let (factors, want_bias) =
+            (Factors::of(&x, &weight, 1.0), bias.as_ref().is_some_and(Tensor::track_op));
         record("linear, backward", [Some(&x), Some(&weight), bias.as_ref()], result, move |grad| {
-            let [grad_x, grad_weight] = way_back.gradients(grad)?;
+            let [grad_x, grad_weight] = factors.gradients(grad)?;
             Ok([grad_x, grad_weight, want_bias.then(|| bias_gradient(grad)).transpose()?])
         })
     })
@@ -56,17 +56,17 @@ pub fn linear_onto(y: Tensor, x: &Tensor, weight: &Tensor, scale: f32) -> Result
         return residual(&y, &linear(x, weight, None)?, None, Residual::Constant(scale));
     }
     let (outputs, inputs) = weight.dims2()?;
-    if x.dims().last() != Some(&inputs) || y.dims().last() != Some(&outputs) {
+    if x.dims().last() != Some(&inputs) || &with_last(x.shape(), outputs) != y.shape() {
         bail!("linear_onto: a weight {:?} from {:?} onto {:?}", weight.shape(), x.shape(), y.shape())
     }
     timed("linear", y.device(), || {
         let (y, x, weight) = (y.contiguous()?, x.contiguous()?, weight.contiguous()?);
         let result = y.detach();
         result.inplace_op3(&x.detach(), &weight.detach(), &AddProduct { scale })?;
-        let way_back = WayBack::of(&x, &weight, scale);
+        let factors = Factors::of(&x, &weight, scale);
         let want_y = y.track_op();
         record("linear, backward", [Some(&y), Some(&x), Some(&weight)], result, move |grad| {
-            let [grad_x, grad_weight] = way_back.gradients(grad)?;
+            let [grad_x, grad_weight] = factors.gradients(grad)?;
             Ok([want_y.then(|| grad.clone()), grad_x, grad_weight])
         })
     })
@@ -102,7 +102,7 @@ impl InplaceOp3 for AddProduct {
 }
 
 /// `[…, columns]` → `[rows, columns]`.
-fn rows(x: &Tensor) -> Result<Tensor> {
+pub(super) fn rows(x: &Tensor) -> Result<Tensor> {
     let columns = x.dims().last().copied().unwrap_or(1);
     x.detach().contiguous()?.reshape((x.elem_count() / columns.max(1), columns))
 }
@@ -169,15 +169,15 @@ pub(super) fn repeated(row: &[f32], times: usize) -> Vec<f32> {
     values
 }
 
-/// What the backward pass of `scale · x · Wᵀ` reads: each factor where the other's gradient is wanted.
-struct WayBack {
+/// The factors of `scale · x · Wᵀ` as its backward pass reads them: each where the other's gradient is wanted.
+struct Factors {
     x: Option<Kept>,
     weight: Option<Tensor>,
     shape_of_x: Shape,
     scale: f32,
 }
 
-impl WayBack {
+impl Factors {
     fn of(x: &Tensor, weight: &Tensor, scale: f32) -> Self {
         Self {
             x: weight.track_op().then(|| Kept::of(x)),
@@ -192,17 +192,17 @@ impl WayBack {
         let Self { x, weight, shape_of_x, scale } = self;
         let grad_x = weight.map(|weight| match has_cpu_kernel(&weight) {
             true => gradient_of_x(&weight, grad, &shape_of_x, scale),
-            false => scaled(rows(grad)?.matmul(&weight)?, scale)?.reshape(&shape_of_x),
+            false => times(rows(grad)?.matmul(&weight)?, scale)?.reshape(&shape_of_x),
         });
         let grad_weight = x.map(|x| x.values()).transpose()?.map(|x| match has_cpu_kernel(&x) {
             true => gradient_of_weight(&x, grad, scale),
-            false => scaled(rows(grad)?.t()?.matmul(&rows(&x)?)?, scale),
+            false => times(rows(grad)?.t()?.matmul(&rows(&x)?)?, scale),
         });
         Ok([grad_x.transpose()?, grad_weight.transpose()?])
     }
 }
 
-fn scaled(product: Tensor, scale: f32) -> Result<Tensor> {
+fn times(product: Tensor, scale: f32) -> Result<Tensor> {
     if scale == 1.0 { Ok(product) } else { product.affine(f64::from(scale), 0.0) }
 }
 
@@ -276,10 +276,10 @@ mod tests {
         let (x, trained) = (variable(&[[1.0, -2.0]]), variable(&[[0.5, 1.0]]));
         let frozen = trained.as_detached_tensor();
         let x = gelu(&x).unwrap();
-        assert!(WayBack::of(&x, &frozen, 1.0).x.is_none());
-        assert!(matches!(WayBack::of(&x, &trained, 1.0).x, Some(Kept::Again(_))));
-        assert!(matches!(WayBack::of(&x.affine(2.0, 0.0).unwrap(), &trained, 1.0).x, Some(Kept::Values(_))));
-        assert!(WayBack::of(&frozen, &trained, 1.0).weight.is_none());
+        assert!(Factors::of(&x, &frozen, 1.0).x.is_none());
+        assert!(matches!(Factors::of(&x, &trained, 1.0).x, Some(Kept::Again(_))));
+        assert!(matches!(Factors::of(&x.affine(2.0, 0.0).unwrap(), &trained, 1.0).x, Some(Kept::Values(_))));
+        assert!(Factors::of(&frozen, &trained, 1.0).weight.is_none());
     }
 
     #[test]

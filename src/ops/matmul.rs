@@ -4,6 +4,7 @@
 
 use gemm::Parallelism;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// A read-only matrix inside a slice: element (r, c) is at `r · row_stride + c · column_stride`.
 #[derive(Clone, Copy)]
@@ -62,6 +63,13 @@ impl<'a> ViewMut<'a> {
         Self { values: values.as_mut_ptr(), rows, columns, row_stride, _borrow: std::marker::PhantomData }
     }
 
+    /// A contiguous row-major matrix that is to be filled: [`Into::Replace`] alone may write to it.
+    fn unwritten(values: &'a mut [MaybeUninit<f32>], rows: usize, columns: usize) -> Self {
+        assert_eq!(values.len(), rows * columns, "view out of range");
+        let values = values.as_mut_ptr().cast();
+        Self { values, rows, columns, row_stride: columns, _borrow: std::marker::PhantomData }
+    }
+
     /// A contiguous row-major matrix.
     pub(super) fn new(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
         Self::strided(values, rows, columns, columns)
@@ -75,14 +83,8 @@ pub(super) fn product(left: View<'_>, right: View<'_>, scale: f32, threads: Thre
         return vec![0.0; count];
     }
     // Not zeroed first: that is one more pass over the memory, on one thread.
-    let mut values = Vec::with_capacity(count);
-    let output = ViewMut {
-        values: values.as_mut_ptr(),
-        rows: left.rows,
-        columns: right.columns,
-        row_stride: right.columns,
-        _borrow: std::marker::PhantomData,
-    };
+    let mut values: Vec<f32> = Vec::with_capacity(count);
+    let output = ViewMut::unwritten(&mut values.spare_capacity_mut()[..count], left.rows, right.columns);
     matmul(output, left, right, scale, Into::Replace, threads);
     // SAFETY: the product wrote every one of the `count` values that there is room for, and read none.
     unsafe { values.set_len(count) };
@@ -144,6 +146,7 @@ impl View<'_> {
     /// and four fifths for many.
     fn falls_into_one_set(self) -> bool {
         self.row_stride == 1
+            && self.rows > 0
             && self.columns > GAP
             && (self.column_stride * size_of::<f32>()).is_multiple_of(PERIOD)
     }

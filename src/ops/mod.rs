@@ -1,8 +1,8 @@
-//! Fused kernels as candle custom operations, forward and backward.
+//! Fused kernels on candle's tensors, forward and backward.
 //!
-//! An op is a kernel over slices with its output passed in, plus a thin face: a function over tensors that builds the custom
-//! op candle records when an argument needs a gradient. A frozen argument gets no gradient (`None`), so nothing is computed
-//! or kept for it. This is the only room that knows the device and the only one with `unsafe`.
+//! An op is a kernel over slices, plus a thin face: a function over tensors that records its result in the graph where an argument
+//! needs a gradient. A frozen argument gets none, so that nothing is computed or kept for it. [`backward`] walks the graph; candle's
+//! own `backward` refuses a graph with our ops in it. This is the only room that knows the device and the only one with `unsafe`.
 //!
 //! Every kernel gives the same bits whatever the number of threads and whatever the instruction set: work is split into
 //! fixed pieces, and reductions add fixed partial sums in a fixed order. (The matrix product is `gemm`'s own, which is

@@ -6,7 +6,7 @@
 
 use super::graph::record;
 use super::launch::has_cuda_kernel;
-use super::linear::{add_bias, bias_gradient, repeated, with_last};
+use super::linear::{add_bias, bias_gradient, repeated, rows, with_last};
 use super::matmul::{Into, Threads, View, ViewMut, matmul};
 use super::profile::timed;
 use super::tensor_slice::{has_cpu_kernel, with_values};
@@ -197,13 +197,8 @@ impl PackedLinear {
     }
 
     fn composed(&self, x: &Tensor) -> Result<Tensor> {
-        let (outputs, inputs) = self.weight.values.dims2()?;
-        let mut dims = x.dims().to_vec();
-        if let Some(last) = dims.last_mut() {
-            *last = outputs;
-        }
-        let rows = x.detach().reshape((x.elem_count() / inputs.max(1), inputs))?;
-        rows.matmul(&self.weight.widened(x.dtype())?.t()?)?.reshape(dims)
+        let shape = with_last(x.shape(), self.weight.values.dim(0)?);
+        rows(x)?.matmul(&self.weight.widened(x.dtype())?.t()?)?.reshape(shape)
     }
 
     fn of(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -226,10 +221,8 @@ impl PackedLinear {
     }
 
     fn gradient_of_x(&self, grad: &Tensor, shape: &Shape) -> Result<Tensor> {
-        let outputs = self.weight.values.dim(0)?;
         if !has_cpu_kernel(grad) {
-            let rows = grad.detach().contiguous()?.reshape((grad.elem_count() / outputs.max(1), outputs))?;
-            return rows.matmul(&self.weight.widened(grad.dtype())?)?.reshape(shape);
+            return rows(grad)?.matmul(&self.weight.widened(grad.dtype())?)?.reshape(shape);
         }
         let out =
             self.with_stored(|values| with_values("packed_linear", [grad], |[g]| self.backward(g, values)))?;

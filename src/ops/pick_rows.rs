@@ -4,7 +4,7 @@
 use super::graph::record;
 use super::profile::timed;
 use super::tensor_slice::{has_cpu_kernel, with_values};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -54,31 +54,33 @@ impl RowMap {
     }
 }
 
-/// `x` `[batch, rows, hidden]` → `[batch, map.rows(), hidden]`.
+/// `x`, whose values are `[batch, rows, hidden]` in whatever shape, → `[batch, map.rows(), hidden]` in the shape `shape`.
 ///
 /// # Errors
-/// If `x` has another number of rows than the map was made for.
-pub fn pick_rows(x: &Tensor, map: &RowMap) -> Result<Tensor> {
-    let (_, rows, _) = x.dims3()?;
-    if rows != map.back.len() {
-        bail!("pick_rows: a map of {} rows for {rows}", map.back.len())
+/// If the shapes do not have as many values.
+pub fn pick_rows(x: &Tensor, map: &RowMap, hidden: usize, shape: impl Into<Shape>) -> Result<Tensor> {
+    let (shape, before) = (shape.into(), x.shape().clone());
+    let (rows, picked_rows) = (map.back.len() * hidden, map.rows() * hidden);
+    let batch = x.elem_count() / rows.max(1);
+    if batch * rows != x.elem_count() || batch * picked_rows != shape.elem_count() {
+        bail!("pick_rows: {before:?} to {shape:?} by a map of {} rows to {}", map.back.len(), map.rows())
     }
     timed("pick_rows", x.device(), || {
         let (x, back) = (x.contiguous()?, map.inverse());
-        record("pick_rows, backward", [Some(&x)], picked(&x, map)?, move |grad| {
-            Ok([Some(picked(&grad.contiguous()?, &back)?)])
+        record("pick_rows, backward", [Some(&x)], picked(&x.detach(), map, hidden, &shape)?, move |grad| {
+            Ok([Some(picked(&grad.contiguous()?, &back, hidden, &before)?)])
         })
     })
 }
 
-fn picked(x: &Tensor, map: &RowMap) -> Result<Tensor> {
+fn picked(x: &Tensor, map: &RowMap, hidden: usize, shape: &Shape) -> Result<Tensor> {
+    let rows = map.back.len();
+    let batch = x.elem_count() / (rows * hidden).max(1);
     if !has_cpu_kernel(x) {
-        return composed(x, map);
+        return composed(&x.reshape((batch, rows, hidden))?, map)?.reshape(shape);
     }
-    let (batch, rows, hidden) = x.dims3()?;
     with_values("pick_rows", [x], |[values]| {
-        let out = copied(values, map, (batch, rows, hidden));
-        Tensor::from_vec(out, (batch, map.rows(), hidden), x.device())
+        Tensor::from_vec(copied(values, map, (batch, rows, hidden)), shape, x.device())
     })
 }
 

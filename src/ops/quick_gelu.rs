@@ -1,7 +1,6 @@
 //! QuickGELU: `x · σ(1.702 · x)` (Hendrycks & Gimpel 2016, §2), CLIP's activation.
 
 use super::elementwise;
-use super::graph::record_cheap;
 use super::math::exp;
 use super::profile::timed;
 use super::tensor_slice::has_cpu_kernel;
@@ -16,12 +15,7 @@ const SLOPE: f32 = 1.702;
 /// # Errors
 /// candle's.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    timed("quick_gelu", x.device(), || {
-        let x = x.contiguous()?;
-        let (kept, read) = (x.detach(), x.detach());
-        let gradients = move |grad: &Tensor| Ok([Some(gradient(&read, grad)?)]);
-        record_cheap("quick_gelu, backward", [Some(&x)], of(&kept)?, move || of(&kept), gradients)
-    })
+    timed("quick_gelu", x.device(), || elementwise::op("quick_gelu, backward", x, of, gradient))
 }
 
 fn of(x: &Tensor) -> Result<Tensor> {

@@ -1,4 +1,4 @@
-//! From candle's storages to the slices kernels work on.
+//! From candle's tensors to the slices kernels work on.
 //!
 //! Called by the ops' faces. Everything here is for contiguous f32 data on the CPU; anything else is an error that names the
 //! op, never a silent conversion.
@@ -11,7 +11,7 @@ pub(super) fn has_cpu_kernel(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }
 
-/// The contiguous values of a custom op's argument.
+/// The contiguous values of an argument.
 pub(super) fn argument<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
         bail!(

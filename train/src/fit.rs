@@ -12,7 +12,7 @@ use crate::data_check::{CheckError, Checked, DataReport, Held, check};
 use crate::dataset::{Dataset, DatasetError, LabelSpace};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::fingerprint;
-use crate::loader::{Batch, Loader, PhotoCache};
+use crate::loader::{self, Batch, Loader, PhotoCache};
 use crate::output::{Output, OutputError};
 use crate::progress::Progress;
 use crate::report::mosaic::{self, Mosaic};
@@ -148,22 +148,24 @@ pub fn fit(
     say_what_became_of(&head, settings, all.labels.len(), folder.config().labels.len());
 
     // It takes its time: whatever can be refused before is.
-    Output::refuse_unwritable(&settings.output)?;
+    let _lock = Output::lock(&settings.output)?;
+    let loading = settings.loading();
+    let checked = check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
+    let Checked { training, validation, report } = &checked;
+    report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    progress.say(&report.summary());
     let normalization = processor.normalization();
     let settings = match settings.find_batch_size {
         false => settings,
         true => {
             let size = processor.output_size();
             let (model, labels) = (&*classifier, config.labels.len());
-            let trial = Trial { settings, model, normalization: &normalization, size, labels };
+            let trial = Trial { settings, model, normalization: &normalization, size, labels, stop };
             &fitting(&trial, progress)?
         }
     };
-    let loading = settings.loading();
-    let checked = check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
-    let Checked { training, validation, report } = &checked;
-    report.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    progress.say(&report.summary());
+    let (batch_size, prefetch) = (settings.batch_size, settings.prefetch());
+    let loading = loader::Settings { batch_size, prefetch, ..loading };
     let made_of = made_of(settings, &training.labels, report)?;
     if let Some(checkpoint) = &checkpoint {
         checkpoint.check(&made_of, &settings.output)?;

@@ -26,6 +26,7 @@ pub mod fingerprint;
 pub mod fit;
 pub mod groups;
 pub mod loader;
+mod lock;
 mod markup;
 mod memory;
 pub mod merge;

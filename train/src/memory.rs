@@ -2,16 +2,29 @@
 
 use std::fs::{read_to_string, write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The most memory this process has held since the last [`restart_peak`], in bytes.
+/// The most that was held before the last [`taken_by`] began.
+static BEFORE: AtomicU64 = AtomicU64::new(0);
+
+/// The most memory this process has held, in bytes.
 pub(crate) fn peak() -> Option<u64> {
-    kibibytes(&read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    Some(status("VmHWM:")?.max(BEFORE.load(Ordering::Relaxed)))
 }
 
-/// What it holds now; the peak is counted from here on.
-pub(crate) fn restart_peak() -> Option<u64> {
-    write("/proc/self/clear_refs", "5").ok()?;
-    kibibytes(&read_to_string("/proc/self/status").ok()?, "VmRSS:")
+/// Runs `work` and gives what the process held in it at most beyond what it held before, where the system tells. One at a time.
+pub(crate) fn taken_by<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    let before = status("VmRSS:").filter(|_| {
+        BEFORE.fetch_max(status("VmHWM:").unwrap_or(0), Ordering::Relaxed);
+        write("/proc/self/clear_refs", "5").is_ok() // the system's own peak begins anew
+    });
+    let result = work();
+    let taken = before.and_then(|before| Some(status("VmHWM:")?.saturating_sub(before)));
+    (result, taken)
+}
+
+fn status(name: &str) -> Option<u64> {
+    kibibytes(&read_to_string("/proc/self/status").ok()?, name)
 }
 
 /// Bytes that this process could still get: what the machine has, or less where a limit of its control group (a container's) is
@@ -78,6 +91,11 @@ mod tests {
         let touched = std::hint::black_box(vec![1u8; 64 << 20]);
         assert!(peak().unwrap() >= touched.len() as u64);
         assert!(available().unwrap() > 0);
+        drop(touched);
+        let before = peak().unwrap();
+        let (_, taken) = taken_by(|| std::hint::black_box(vec![1u8; 32 << 20]));
+        assert!(taken.unwrap() >= 24 << 20, "{taken:?}"); // other tests give memory back meanwhile
+        assert!(peak().unwrap() >= before);
     }
 
     fn group(files: &[(&str, &str)]) -> tempfile::TempDir {

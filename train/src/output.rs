@@ -4,10 +4,11 @@
 //! and is flushed with each: a kill at any moment leaves what was there.
 
 use crate::evaluate::Evaluation;
+use crate::lock::{self, Lock, LockError};
 use crate::trainer::Step;
 use featherlight::model::{ModelError, create_folder, save_text};
 use serde_json::{Value, json};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -31,8 +32,13 @@ pub enum OutputError {
         found: &'static str,
     },
     /// Another process is at it.
-    #[error("{}: another run is writing to it: wait for its end, or choose another --output", .0.display())]
-    Busy(PathBuf),
+    #[error("{}: another run is at work in this folder{}: wait for its end, or choose another --output", folder.display(), lock::owner(*process))]
+    Busy {
+        /// The output folder.
+        folder: PathBuf,
+        /// The number of the process, where it is known.
+        process: Option<u32>,
+    },
     /// The record of the run that goes on is shorter than it was.
     #[error(
         "{}: is shorter than at the last checkpoint ({found} of {wanted} bytes): put the whole file back, or begin anew with --overwrite",
@@ -62,7 +68,6 @@ pub enum OutputError {
 /// A run's folder, opened for writing.
 pub struct Output {
     folder: PathBuf,
-    /// Locked: no second run writes to the folder until this one is over, however it ends.
     metrics: File,
 }
 
@@ -74,8 +79,6 @@ impl Output {
     /// An earlier run; a folder that cannot be written.
     pub fn create(folder: &Path, overwrite: bool) -> Result<Self, OutputError> {
         Self::refuse_taken(folder, overwrite)?;
-        create_folder(folder)?;
-        let output = Self::open(folder)?;
         // First of all: nobody may go on from a run that was replaced.
         for checkpoints in [Self::last(folder), Self::best(folder)] {
             match std::fs::remove_dir_all(&checkpoints) {
@@ -85,15 +88,14 @@ impl Output {
                 _ => {}
             }
         }
-        for name in FILES.into_iter().filter(|name| *name != METRICS) {
+        for name in FILES {
             let path = folder.join(name);
             if path.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
                 std::fs::remove_file(&path).map_err(|source| OutputError::Io { file: path, source })?;
             }
         }
-        let emptied = output.metrics.set_len(0);
-        emptied.map_err(|source| OutputError::Io { file: folder.join(METRICS), source })?;
-        Ok(output)
+        create_folder(folder)?;
+        Self::open(folder)
     }
 
     /// That an earlier run in `folder` may be replaced, or that there is none; nothing is changed.
@@ -110,20 +112,20 @@ impl Output {
                 Err(source) => return Err(OutputError::Io { file: path, source }),
             }
         }
-        match OpenOptions::new().append(true).open(folder.join(METRICS)) {
-            Ok(metrics) => lock(&metrics, folder),
-            Err(_) => Ok(()), // none there, or one that is refused with its reason when it is to be written to
-        }
+        Ok(())
     }
 
-    /// That files can be written to `folder`, which is made where it is not there.
+    /// Keeps other runs out of `folder`, which is made where it is not there.
     ///
     /// # Errors
-    /// The system's.
-    pub fn refuse_unwritable(folder: &Path) -> Result<(), OutputError> {
+    /// If a run is at work in it, or nothing can be written to it.
+    pub fn lock(folder: &Path) -> Result<Lock, OutputError> {
         create_folder(folder)?;
-        let written = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder);
-        written.map(drop).map_err(|source| OutputError::Io { file: folder.to_owned(), source })
+        let file = folder.join(".fit.lock");
+        Lock::take(&file).map_err(|error| match error {
+            LockError::Busy(process) => OutputError::Busy { folder: folder.to_owned(), process },
+            LockError::Io(source) => OutputError::Io { file, source },
+        })
     }
 
     /// Opens the folder of a run that goes on: what `metrics.jsonl` held beyond `metrics_bytes` is cut off.
@@ -143,14 +145,13 @@ impl Output {
     }
 
     fn open(folder: &Path) -> Result<Self, OutputError> {
+        remove_unfinished(folder);
         let path = folder.join(METRICS);
         let metrics = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .map_err(|source| OutputError::Io { file: path, source })?;
-        lock(&metrics, folder)?;
-        remove_unfinished(folder);
         Ok(Self { folder: folder.to_owned(), metrics })
     }
 
@@ -248,19 +249,6 @@ impl Output {
     }
 }
 
-/// Locks the record of a run, until the file is closed.
-fn lock(metrics: &File, folder: &Path) -> Result<(), OutputError> {
-    match metrics.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(OutputError::Busy(folder.to_owned())),
-        Err(TryLockError::Error(error)) => {
-            // A file system without locks is no reason not to train.
-            tracing::debug!("{}: the record cannot be locked: {error}", folder.display());
-            Ok(())
-        }
-    }
-}
-
 /// How the names of files begin that are still being written.
 const UNFINISHED: &str = ".writing-";
 
@@ -286,24 +274,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_another_run_writes_to_is_left_alone_until_that_is_over() {
+    fn a_folder_has_one_run_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Output::create(folder.path(), false).unwrap();
-        first.run(&json!({ "state": "running" })).unwrap();
-        std::fs::write(folder.path().join("metrics.jsonl"), "a line\n").unwrap();
-        let busy = |found: Result<Output, OutputError>| {
-            let error = found.err().unwrap().to_string();
-            assert!(error.contains("another run is writing"), "{error}");
-        };
-        busy(Output::create(folder.path(), true));
-        busy(Output::resume(folder.path(), 0));
-        assert!(matches!(Output::refuse_taken(folder.path(), true), Err(OutputError::Busy(_))));
-        let record = || std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
-        assert!(record() == "a line\n" && folder.path().join("run.json").exists());
+        let output = folder.path().join("out");
+        let first = Output::lock(&output).unwrap();
+        let error = Output::lock(&output).err().unwrap().to_string();
+        assert!(error.contains("another run is at work") && error.contains("process"), "{error}");
         drop(first);
-        Output::refuse_taken(folder.path(), true).unwrap();
-        Output::create(folder.path(), true).unwrap();
-        assert!(record().is_empty() && !folder.path().join("run.json").exists());
+        Output::lock(&output).unwrap();
+        Output::create(&output, false).unwrap();
     }
 
     #[test]
@@ -365,7 +344,6 @@ mod tests {
         output.line(&json!({ "step": 2 })).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
         assert_eq!(output.metrics_bytes().unwrap(), 22);
-        drop(output); // a folder has one run at a time
         assert!(matches!(
             Output::resume(folder.path(), 23),
             Err(OutputError::Shortened { found: 22, wanted: 23, .. })

@@ -101,7 +101,7 @@ pub struct FitSettings {
     pub method: Method,
     /// Photos in a micro-batch.
     pub batch_size: NonZeroUsize,
-    /// Whether it is only where the search for the largest one begins that the memory has room for; a step keeps its photos.
+    /// Whether `batch_size` is to be searched for; until then it says no more than how many photos a step has.
     pub find_batch_size: bool,
     /// How training photos are varied.
     pub augmentation: Augmentation,
@@ -141,12 +141,16 @@ impl FitSettings {
         Self { batch_size: photos, find_batch_size: false, trainer, ..self.clone() }
     }
 
+    /// Batches that are prepared ahead: a step takes all of its own at once.
+    pub fn prefetch(&self) -> NonZeroUsize {
+        self.trainer.accumulation_steps.saturating_add(2).min(MOST_PREFETCHED)
+    }
+
     /// How photos are loaded, by the check before the run and in it.
     pub fn loading(&self) -> loader::Settings {
         loader::Settings {
             cache: PhotoCache::open(&self.cache),
-            // A step takes all of its batches at once.
-            prefetch: self.trainer.accumulation_steps.saturating_add(2).min(MOST_PREFETCHED),
+            prefetch: self.prefetch(),
             ..loader::Settings::new(self.batch_size, self.loader_threads)
         }
     }
@@ -167,7 +171,7 @@ impl FitSettings {
             "output": self.output.to_string_lossy(),
             "method": self.method.to_string(),
             "epochs": trainer.epochs,
-            "batch_size": self.batch_size,
+            "batch_size": if self.find_batch_size { json!("auto") } else { json!(self.batch_size) },
             "accumulation_steps": trainer.accumulation_steps,
             "learning_rate": trainer.learning_rate,
             "weight_decay": trainer.weight_decay,

@@ -27,7 +27,7 @@ use jobs::{Job, JobError, jobs};
 use plan::Plan;
 use result::ResultError;
 use resume::{State, state};
-use run::{Lock, RunError, Runner};
+use run::{RunError, Runner, take_lock};
 use std::fmt::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -156,7 +156,7 @@ impl<'a> Comparison<'a> {
         let Self { settings, plan, output, jobs } = self;
         create_folder(output)?;
         let mut runner =
-            Runner { program: &settings.program, threads: settings.threads, stop, lock: Lock::take(output)? };
+            Runner { program: &settings.program, threads: settings.threads, stop, lock: take_lock(output)? };
         // Not before the folder is ours: another comparison might have finished something in between.
         let states = self.states()?;
         self.refuse_loss(&states)?;

@@ -6,12 +6,13 @@
 use super::jobs::Job;
 use super::plan::Plan;
 use super::result::{ResultError, RunResult};
+use crate::lock::{self, Lock, LockError};
 use crate::progress::Progress;
 use featherlight::model::{ModelError, create_folder, save_text};
 use serde_json::Value;
 use std::ffi::OsString;
-use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -52,40 +53,19 @@ pub enum RunError {
     Result(#[from] ResultError),
 }
 
-/// A comparison's folder, held by one comparison at a time.
-pub struct Lock(File);
-
-impl Lock {
-    /// Takes [`LOCK`] in `output`.
-    ///
-    /// # Errors
-    /// If another comparison has it, or a process that one started.
-    pub fn take(output: &Path) -> Result<Self, RunError> {
-        let path = output.join(LOCK);
-        let io = |source| RunError::Io { file: path.clone(), source };
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-        let mut file = file.map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                let _ = file.read_to_string(&mut owner);
-                Err(RunError::Failed(format!(
-                    "{}: another comparison is at work in this folder{}",
-                    output.display(),
-                    if owner.is_empty() { String::new() } else { format!(" (process {})", owner.trim()) }
-                )))
-            }
-            Err(TryLockError::Error(error)) => Err(io(error)),
+/// Keeps other comparisons out of `output`.
+///
+/// # Errors
+/// If another comparison is at work there, or a process that one started.
+pub fn take_lock(output: &Path) -> Result<Lock, RunError> {
+    let file = output.join(LOCK);
+    Lock::take(&file).map_err(|error| match error {
+        LockError::Busy(process) => {
+            let (folder, owner) = (output.display(), lock::owner(process));
+            RunError::Failed(format!("{folder}: another comparison is at work in this folder{owner}"))
         }
-    }
-
-    /// Writes down who works. Whoever reads it wants to know which process to wait for or to end.
-    fn note(&mut self, process: u32) {
-        let _ = self.0.set_len(0);
-        let _ = self.0.rewind();
-        let _ = write!(self.0, "{process}");
-    }
+        LockError::Io(source) => RunError::Io { file, source },
+    })
 }
 
 /// What every process of a comparison has in common.
@@ -151,11 +131,13 @@ impl Runner<'_> {
         let result = RunResult::collect(job)?;
         save_text(&format!("{:#}\n", result.to_json()), &job.folder.join("result.json"))?;
         // Nobody goes on from a finished variant; its checkpoints are three times the model and more, for each of many.
-        let checkpoints = job.folder.join("checkpoints");
-        match std::fs::remove_dir_all(&checkpoints) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(&checkpoints)(error)),
-            _ => Ok(result),
+        match std::fs::remove_dir_all(job.folder.join("checkpoints")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{}: its checkpoints cannot be removed: {error}", job.folder.display());
+            }
+            _ => {}
         }
+        Ok(result)
     }
 
     fn run(
@@ -180,7 +162,7 @@ impl Runner<'_> {
             }
         }
         command
-            .stdin(Stdio::from(self.lock.0.try_clone().map_err(started)?))
+            .stdin(Stdio::from(self.lock.share().map_err(started)?))
             .stdout(match answer {
                 Some(file) => Stdio::from(file),
                 None => Stdio::from(log.try_clone().map_err(started)?),
@@ -349,15 +331,15 @@ mod tests {
     #[test]
     fn one_folder_is_one_comparison_s_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let mut lock = Lock::take(folder.path()).unwrap();
+        let mut lock = take_lock(folder.path()).unwrap();
         lock.note(4711);
-        let error = Lock::take(folder.path()).err().unwrap().to_string();
+        let error = take_lock(folder.path()).err().unwrap().to_string();
         assert!(error.contains("another comparison") && error.contains("4711"), "{error}");
-        let kept_by_a_child = lock.0.try_clone().unwrap();
+        let kept_by_a_child = lock.share().unwrap();
         drop(lock);
-        assert!(Lock::take(folder.path()).is_err(), "the child is still there");
+        assert!(take_lock(folder.path()).is_err(), "the child is still there");
         drop(kept_by_a_child);
-        assert!(Lock::take(folder.path()).is_ok());
+        assert!(take_lock(folder.path()).is_ok());
     }
 
     #[test]

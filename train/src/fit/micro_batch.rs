@@ -1,20 +1,24 @@
 //! `--batch-size auto`: the largest micro-batch that the memory has room for. The photos of a step stay as many, spread over fewer
 //! micro-batches.
 //!
-//! On the CPU a process that asks for too much is ended, so nothing is tried: what a photo takes is measured with one and with three,
-//! and the rest is arithmetic. On a device a batch that is too large is an error like any other, so that the sizes are tried.
+//! On the CPU a process that asks for too much is ended, so that only what is sure to have room is tried: of what a pass takes a
+//! part grows with its photos and the rest does not, so that `n` times as many take at most `n` times as much. On a device a batch that
+//! is too large is an error like any other: the sizes are tried, the largest first.
 
+use super::FitError;
 use crate::checkpoint::{CheckpointError, Saved};
-use crate::loader::{Batch, Cache};
+use crate::evaluate::PassError;
+use crate::loader::Batch;
 use crate::memory;
 use crate::settings::FitSettings;
 use crate::trainer::{Run, TrainError, trained_parameters};
+use crate::units;
 use featherlight::image::Normalization;
 use featherlight::model::Classifier;
 use featherlight::ops;
-use featherlight::ops::device::Fault;
 use featherlight::randomness::Purpose;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Part of the free memory that is planned with: other processes have needs as well.
 const PLANNED: f64 = 0.8;
@@ -27,6 +31,7 @@ pub(super) struct Trial<'a> {
     /// Rows and columns of a photo.
     pub size: (usize, usize),
     pub labels: usize,
+    pub stop: &'a AtomicBool,
 }
 
 /// A size, and why it is that one.
@@ -37,11 +42,15 @@ pub(super) struct Choice {
     pub too_much: bool,
 }
 
-/// The sizes that the photos of a step, so many, can be spread over evenly, the largest first. Photos that are mixed with each other
+/// Micro-batches larger than this are not looked for.
+const LARGEST: usize = 4096;
+
+/// The sizes that the photos of a step, so many, can be spread over evenly, the smallest first. Photos that are mixed with each other
 /// need another one in their batch.
 fn sizes(photos: usize, mixed: bool) -> Vec<NonZeroUsize> {
     let least = if mixed { 2 } else { 1 };
-    (least..=photos).rev().filter(|size| photos.is_multiple_of(*size)).filter_map(NonZeroUsize::new).collect()
+    let sizes = (least..=photos.min(LARGEST)).filter(|size| photos.is_multiple_of(*size));
+    sizes.filter_map(NonZeroUsize::new).collect()
 }
 
 /// The sizes of the run that `saved` is a checkpoint of: its steps must go on with the very same.
@@ -64,28 +73,31 @@ impl Trial<'_> {
     /// The largest size there is room for; the smallest where there is room for none.
     ///
     /// # Errors
-    /// If a step fails for another reason than memory.
-    pub(super) fn choose(&self) -> Result<Choice, TrainError> {
+    /// If a step fails for another reason than memory, or somebody asks the run to end.
+    pub(super) fn choose(&self) -> Result<Choice, FitError> {
         let sizes = sizes(self.settings.photos_a_step(), !self.settings.trainer.mixing.is_off());
+        let available = memory::available();
         let run = Run::new(self.model, self.normalization, &self.settings.trainer, 1, &[])?;
-        let rehearse = |photos: usize| run.rehearse(&self.noise(photos));
-        if self.model.placement().device.is_cpu() {
-            return self.by_arithmetic(&sizes, rehearse);
-        }
-        for size in &sizes {
-            match rehearse(size.get()) {
-                Ok(()) => {
-                    let reason = "the largest for which the device has memory".to_owned();
-                    return Ok(Choice { photos: *size, reason, too_much: false });
-                }
-                Err(error) if matches!(Fault::of(&error), Fault::OutOfMemory) => {
-                    tracing::info!(photos = size.get(), "the device has no memory for a batch of so many");
-                }
-                Err(error) => return Err(error.into()),
+        let rehearse = |photos: NonZeroUsize| -> Result<(), FitError> {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(FitError::Interrupted { step: 0 });
             }
+            // A second micro-batch of a step runs beside the gradients of the first.
+            let passes = if photos.get() < self.settings.photos_a_step() { 2 } else { 1 };
+            Ok(run.rehearse(&self.noise(photos.get()), passes).map_err(TrainError::from)?)
+        };
+        if !self.model.placement().device.is_cpu() {
+            return on_device(&sizes, rehearse);
         }
-        let smallest = sizes.last().copied().unwrap_or(NonZeroUsize::MIN);
-        Ok(Choice { photos: smallest, reason: "the device has memory for none".to_owned(), too_much: true })
+        let room = available.map(|available| (available as f64 * PLANNED) as u64);
+        let room = room.map(|room| room.saturating_sub(self.reserved()));
+        by_measure(&sizes, room, |photos| {
+            // Freed memory that was kept would hide what the pass takes.
+            ops::release_freed_memory();
+            let (rehearsed, taken) = memory::taken_by(|| rehearse(photos));
+            ops::release_freed_memory();
+            rehearsed.map(|()| taken)
+        })
     }
 
     fn noise(&self, photos: usize) -> Batch {
@@ -93,79 +105,76 @@ impl Trial<'_> {
         Batch::noise(photos, self.size, self.labels, stream)
     }
 
-    fn by_arithmetic(
-        &self,
-        sizes: &[NonZeroUsize],
-        rehearse: impl Fn(usize) -> candle_core::Result<()>,
-    ) -> Result<Choice, TrainError> {
-        let need = |photos| -> Result<Option<u64>, TrainError> {
-            // Freed memory that was kept would hide what the pass takes.
-            ops::release_freed_memory();
-            let before = memory::restart_peak();
-            rehearse(photos)?;
-            Ok(before.zip(memory::peak()).map(|(before, peak)| peak.saturating_sub(before)))
-        };
-        need(1)?; // what is made once and kept
-        let measured = need(1)?.zip(need(3)?).zip(memory::available());
-        ops::release_freed_memory();
-        let Some(((one, three), available)) = measured else {
-            let given = self.settings.batch_size;
-            let reason = "this system does not tell what memory a step takes".to_owned();
-            return Ok(Choice { photos: given, reason, too_much: false });
-        };
-        let need = Need::of(one, three, self.reserved());
-        Ok(need.choice(sizes, (available as f64 * PLANNED) as u64))
-    }
-
-    /// What a run holds beside a pass: moments, their average, a sum of gradients; the cache, and the photos that wait.
+    /// What a run takes beside its passes, in bytes: moments, their average, and photos that wait.
     fn reserved(&self) -> u64 {
         let trained: usize = trained_parameters(self.model).iter().map(|own| own.tensor().elem_count()).sum();
-        let copies = 3 + usize::from(self.settings.trainer.ema_decay.is_some());
         let photos = 2 * self.settings.photos_a_step() * 3 * self.size.0 * self.size.1;
-        let cache = match &self.settings.cache {
-            Cache::Ram(limit) => *limit,
-            Cache::None | Cache::Disk { .. } => 0,
-        };
-        (trained * copies * size_of::<f32>() + photos) as u64 + cache
+        let copies = 2 + usize::from(self.settings.trainer.ema_decay.is_some());
+        (copies * trained * size_of::<f32>() + photos) as u64
     }
 }
 
-/// Bytes of a run as they grow with the micro-batch.
-struct Need {
-    fixed: u64,
-    a_photo: u64,
-}
-
-impl Need {
-    /// From what passes over one photo and over three took.
-    fn of(one: u64, three: u64, reserved: u64) -> Self {
-        let a_photo = (three.saturating_sub(one) / 2).max(1);
-        Self { fixed: reserved + one.saturating_sub(a_photo), a_photo }
-    }
-
-    fn choice(&self, sizes: &[NonZeroUsize], room: u64) -> Choice {
-        let fits = |size: &&NonZeroUsize| {
-            let photos = self.a_photo.checked_mul(size.get() as u64);
-            photos.and_then(|photos| photos.checked_add(self.fixed)).is_some_and(|bytes| bytes <= room)
-        };
-        let found = sizes.iter().find(fits).copied();
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        Choice {
-            photos: found.or(sizes.last().copied()).unwrap_or(NonZeroUsize::MIN),
-            reason: format!(
-                "a photo takes {:.3} GiB and what is beside {:.2} GiB, of {:.2} GiB that are planned with",
-                gib(self.a_photo),
-                gib(self.fixed),
-                gib(room)
-            ),
-            too_much: found.is_none(),
+/// The largest size that passes.
+fn on_device(
+    sizes: &[NonZeroUsize],
+    rehearse: impl Fn(NonZeroUsize) -> Result<(), FitError>,
+) -> Result<Choice, FitError> {
+    for size in sizes.iter().rev() {
+        match rehearse(*size) {
+            Ok(()) => {
+                let reason = "the largest for which the device has memory".to_owned();
+                return Ok(Choice { photos: *size, reason, too_much: false });
+            }
+            Err(FitError::Train(TrainError::Pass(PassError::OutOfMemory(_)))) => {
+                tracing::info!(photos = size.get(), "the device has no memory for a batch of so many");
+            }
+            Err(error) => return Err(error),
         }
     }
+    Ok(Choice {
+        photos: smallest(sizes),
+        reason: "the device has memory for none".to_owned(),
+        too_much: true,
+    })
+}
+
+/// The largest size that is sure to have `room`, bytes, from what passes over smaller ones take, which `need` measures.
+fn by_measure(
+    sizes: &[NonZeroUsize],
+    room: Option<u64>,
+    need: impl Fn(NonZeroUsize) -> Result<Option<u64>, FitError>,
+) -> Result<Choice, FitError> {
+    let unknown = |photos| Choice {
+        photos,
+        reason: "this system does not tell what memory a pass takes".to_owned(),
+        too_much: false,
+    };
+    let mut photos = smallest(sizes);
+    let Some(room) = room else { return Ok(unknown(photos)) };
+    need(photos)?; // what is made once and kept
+    loop {
+        let Some(taken) = need(photos)? else { return Ok(unknown(photos)) };
+        let most = |size: NonZeroUsize| taken.div_ceil(photos.get() as u64).saturating_mul(size.get() as u64);
+        let sure = sizes.iter().rev().copied().find(|size| *size > photos && most(*size) <= room);
+        let is_last = sure.is_none() || sure == sizes.last().copied();
+        if is_last {
+            let largest = sure.unwrap_or(photos);
+            let [needed, there] = [most(largest), room].map(|bytes| units::bytes(bytes as f64));
+            let reason = format!("a pass takes {needed} at most, and there is room for {there}");
+            return Ok(Choice { photos: largest, reason, too_much: taken > room });
+        }
+        photos = sure.unwrap_or(photos);
+    }
+}
+
+fn smallest(sizes: &[NonZeroUsize]) -> NonZeroUsize {
+    sizes.first().copied().unwrap_or(NonZeroUsize::MIN)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
 
     fn numbers(sizes: &[NonZeroUsize]) -> Vec<usize> {
         sizes.iter().map(|size| size.get()).collect()
@@ -173,25 +182,44 @@ mod tests {
 
     #[test]
     fn sizes_divide_a_step_and_leave_no_photo_alone_where_photos_are_mixed() {
-        assert_eq!(numbers(&sizes(24, false)), [24, 12, 8, 6, 4, 3, 2, 1]);
-        assert_eq!(numbers(&sizes(8, true)), [8, 4, 2]);
+        assert_eq!(numbers(&sizes(24, false)), [1, 2, 3, 4, 6, 8, 12, 24]);
+        assert_eq!(numbers(&sizes(8, true)), [2, 4, 8]);
+        assert!(sizes(usize::MAX, false).last().unwrap().get() <= LARGEST);
+    }
+
+    /// What is chosen for a step of 64 photos where a pass over n takes `need(n)`, whether that is too much, and what was tried.
+    fn chosen(room: u64, need: impl Fn(u64) -> u64) -> (usize, bool, Vec<usize>) {
+        let tried = RefCell::new(Vec::new());
+        let measure = |photos: NonZeroUsize| {
+            tried.borrow_mut().push(photos.get());
+            Ok(Some(need(photos.get() as u64)))
+        };
+        let choice = by_measure(&sizes(64, false), Some(room), measure).unwrap();
+        (choice.photos.get(), choice.too_much, tried.into_inner())
     }
 
     #[test]
-    fn the_largest_size_with_room_is_chosen_and_too_little_room_is_said() {
-        // 10 bytes a photo, 5 beside, 100 reserved.
-        let need = Need::of(15, 35, 100);
-        assert_eq!((need.fixed, need.a_photo), (105, 10));
-        let sizes = sizes(16, false);
-        for (room, photos, too_much) in [(265, 16, false), (264, 8, false), (115, 1, false), (114, 1, true)] {
-            let choice = need.choice(&sizes, room);
-            assert_eq!((choice.photos.get(), choice.too_much), (photos, too_much), "{room}");
-        }
+    fn the_largest_size_with_room_is_chosen_and_nothing_is_tried_that_might_have_none() {
+        // 10 bytes a photo and 100 beside.
+        let need = |photos| 10 * photos + 100;
+        assert_eq!(chosen(10_000, need), (64, false, vec![1, 1]));
+        assert_eq!(chosen(740, need), (64, false, vec![1, 1, 4, 16, 32]));
+        assert_eq!(chosen(739, need), (32, false, vec![1, 1, 4, 16, 32]));
+        assert_eq!(chosen(110, need), (1, false, vec![1, 1]));
+        assert_eq!(chosen(109, need), (1, true, vec![1, 1]));
     }
 
     #[test]
-    fn a_photo_that_seems_to_take_nothing_is_no_division_by_zero_and_no_overflow() {
-        let need = Need::of(50, 10, u64::MAX / 2);
-        assert!(need.choice(&sizes(4, false), u64::MAX / 4).too_much);
+    fn a_need_that_seems_not_to_grow_at_first_is_not_taken_for_one_that_never_does() {
+        // Gradients fill up as activations go: few photos take no more than the gradients do.
+        let need = |photos: u64| (10 * photos).max(100);
+        let (photos, _, tried) = chosen(400, need);
+        assert_eq!((photos, tried.iter().all(|photos| need(*photos as u64) <= 400)), (32, true));
+    }
+
+    #[test]
+    fn where_the_system_does_not_tell_the_smallest_is_taken_and_that_is_said() {
+        let choice = by_measure(&sizes(8, false), Some(100), |_| Ok(None)).unwrap();
+        assert!(choice.photos.get() == 1 && choice.reason.contains("does not tell"));
     }
 }

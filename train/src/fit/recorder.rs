@@ -199,14 +199,14 @@ impl<'a> Recorder<'a> {
         self.start.run_file["kept_epoch"] = json!(kept);
         match &self.start.settings.method {
             Method::Lora(_) => {
-                self.save_adapter(trained)?;
+                self.making_room(|| self.save_adapter(trained))?;
                 // Read anew: merging changes weights, and what is frozen may be held in few bits.
                 let mut whole = self.read_again(trained)?;
                 merge(&mut *whole).map_err(FitError::Merge)?;
-                self.save_merged(&*whole)?;
+                self.making_room(|| self.save_merged(&*whole))?;
             }
             Method::Full | Method::Head => {
-                self.save_whole(trained)?;
+                self.making_room(|| self.save_whole(trained))?;
                 self.output.remove_adapter()?;
             }
         }

@@ -239,13 +239,16 @@ impl<'a> Run<'a> {
         }))
     }
 
-    /// The passes of a step over `batch`, which change nothing: for what they take.
+    /// A step's passes over so many micro-batches that are all `batch`; they change nothing: for what they take.
     ///
     /// # Errors
     /// If the model fails.
-    pub fn rehearse(&self, batch: &Batch) -> Result<()> {
+    pub fn rehearse(&self, batch: &Batch, micro_batches: usize) -> Result<()> {
         let pass = Pass::Train(Training { randomness: self.settings.randomness, epoch: 0, step: 0 });
-        self.passes(batch, &pass, self.objective.total(batch), &mut self.optimizer.gradients())?;
+        let mut gradients = self.optimizer.gradients();
+        for _ in 0..micro_batches {
+            self.passes(batch, &pass, self.objective.total(batch), &mut gradients)?;
+        }
         self.device.synchronize()
     }
 
