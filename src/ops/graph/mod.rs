@@ -184,6 +184,7 @@ impl Source {
 mod tests {
     use super::super::{gelu, linear, linear_onto};
     use super::*;
+    use candle_core::{Device, Var};
 
     fn variable(values: &[f32], shape: (usize, usize)) -> Var {
         let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
