@@ -203,8 +203,9 @@ mod tests {
         // 10 bytes a photo and 100 beside.
         let need = |photos| 10 * photos + 100;
         assert_eq!(chosen(10_000, need), (64, false, vec![1, 1]));
-        assert_eq!(chosen(740, need), (64, false, vec![1, 1, 4, 16, 32]));
-        assert_eq!(chosen(739, need), (32, false, vec![1, 1, 4, 16, 32]));
+        // 32 take 420, which is 14 a photo.
+        assert_eq!(chosen(14 * 64, need), (64, false, vec![1, 1, 8, 32]));
+        assert_eq!(chosen(14 * 64 - 1, need), (32, false, vec![1, 1, 8, 32]));
         assert_eq!(chosen(110, need), (1, false, vec![1, 1]));
         assert_eq!(chosen(109, need), (1, true, vec![1, 1]));
     }
