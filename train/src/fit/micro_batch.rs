@@ -91,13 +91,18 @@ impl Trial<'_> {
         }
         let room = available.map(|available| (available as f64 * PLANNED) as u64);
         let room = room.map(|room| room.saturating_sub(self.reserved()));
-        by_measure(&sizes, room, |photos| {
+        let found = by_measure(&sizes, room, |photos| {
             // Freed memory that was kept would hide what the pass takes.
             ops::release_freed_memory();
             let (rehearsed, taken) = memory::taken_by(|| rehearse(photos));
             ops::release_freed_memory();
             rehearsed.map(|()| taken)
-        })
+        })?;
+        Ok(found.unwrap_or_else(|| Choice {
+            photos: self.settings.batch_size,
+            reason: "this system does not tell what memory a pass takes".to_owned(),
+            too_much: false,
+        }))
     }
 
     fn noise(&self, photos: usize) -> Batch {
@@ -138,22 +143,18 @@ fn on_device(
     })
 }
 
-/// The largest size that is sure to have `room`, bytes, from what passes over smaller ones take, which `need` measures.
+/// The largest size that is sure to have `room`, bytes, from what passes over smaller ones take, which `need` measures; `None` where
+/// the system does not tell.
 fn by_measure(
     sizes: &[NonZeroUsize],
     room: Option<u64>,
     need: impl Fn(NonZeroUsize) -> Result<Option<u64>, FitError>,
-) -> Result<Choice, FitError> {
-    let unknown = |photos| Choice {
-        photos,
-        reason: "this system does not tell what memory a pass takes".to_owned(),
-        too_much: false,
-    };
+) -> Result<Option<Choice>, FitError> {
     let mut photos = smallest(sizes);
-    let Some(room) = room else { return Ok(unknown(photos)) };
+    let Some(room) = room else { return Ok(None) };
     need(photos)?; // what is made once and kept
     loop {
-        let Some(taken) = need(photos)? else { return Ok(unknown(photos)) };
+        let Some(taken) = need(photos)? else { return Ok(None) };
         let most = |size: NonZeroUsize| taken.div_ceil(photos.get() as u64).saturating_mul(size.get() as u64);
         let sure = sizes.iter().rev().copied().find(|size| *size > photos && most(*size) <= room);
         let is_last = sure.is_none() || sure == sizes.last().copied();
@@ -161,7 +162,7 @@ fn by_measure(
             let largest = sure.unwrap_or(photos);
             let [needed, there] = [most(largest), room].map(|bytes| units::bytes(bytes as f64));
             let reason = format!("a pass takes {needed} at most, and there is room for {there}");
-            return Ok(Choice { photos: largest, reason, too_much: taken > room });
+            return Ok(Some(Choice { photos: largest, reason, too_much: taken > room }));
         }
         photos = sure.unwrap_or(photos);
     }
@@ -194,7 +195,7 @@ mod tests {
             tried.borrow_mut().push(photos.get());
             Ok(Some(need(photos.get() as u64)))
         };
-        let choice = by_measure(&sizes(64, false), Some(room), measure).unwrap();
+        let choice = by_measure(&sizes(64, false), Some(room), measure).unwrap().unwrap();
         (choice.photos.get(), choice.too_much, tried.into_inner())
     }
 
@@ -219,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn where_the_system_does_not_tell_the_smallest_is_taken_and_that_is_said() {
-        let choice = by_measure(&sizes(8, false), Some(100), |_| Ok(None)).unwrap();
-        assert!(choice.photos.get() == 1 && choice.reason.contains("does not tell"));
+    fn nothing_is_found_where_the_system_does_not_tell() {
+        assert!(by_measure(&sizes(8, false), Some(100), |_| Ok(None)).unwrap().is_none());
+        assert!(by_measure(&sizes(8, false), None, |_| Ok(Some(1))).unwrap().is_none());
     }
 }
