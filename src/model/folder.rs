@@ -271,7 +271,7 @@ impl ModelFolder {
         KnownLabels::of(&self.config.labels, &config.labels)
     }
 
-    fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint, ModelError> {
         match &self.files {
             Files::OnDisk => Checkpoint::open(&self.path),
             Files::InMemory(files) => Checkpoint::from_bytes(&self.path.join(WEIGHTS), files.weights),
@@ -279,7 +279,7 @@ impl ModelFolder {
     }
 
     /// Builds from the `tensors` of `checkpoint` under the names that transformers' models have.
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         checkpoint: &Checkpoint,
         tensors: &dyn Source,

@@ -22,6 +22,7 @@ mod plain;
 mod plain_config;
 mod replaced_head;
 mod save;
+mod save_trained;
 mod swin;
 mod swin_config;
 mod swin_v2;

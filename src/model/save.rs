@@ -7,6 +7,9 @@ use super::{Classifier, Config, ModelError, weight_files};
 use crate::image::Processor;
 use crate::nn::{Parameter, is_head};
 use candle_core::{DType, Tensor};
+use safetensors::View;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
@@ -53,29 +56,93 @@ fn save(
     if let Some(linear) = model.linears().iter().find(|linear| linear.adapter.is_some()) {
         return Err(damaged(format!("the adapter of `{}` has not been merged", linear.name())));
     }
-    let tensors = parameters
-        .into_iter()
-        .map(|parameter| {
-            let (name, tensor) = (parameter.name(), parameter.tensor());
-            match overflow(tensor, dtype).map_err(|error| damaged(error.to_string()))? {
-                Some(value) => {
-                    Err(ModelError::Overflow { file: file.clone(), tensor: name.to_owned(), value, dtype })
-                }
-                None => tensor
-                    .to_dtype(dtype)
-                    .map(|tensor| (name.to_owned(), tensor))
-                    .map_err(|error| damaged(error.to_string())),
-            }
-        })
-        .collect::<Result<HashMap<_, _>, ModelError>>()?;
+    let value = |parameter: &Parameter| Ok(parameter.tensor().clone());
+    save_parameters(parameters, &value, (config, processor), dtype, folder)
+}
+
+/// Writes a model folder with these parameters, each of which gets its value when its turn comes.
+pub(super) fn save_parameters(
+    parameters: Vec<&Parameter>,
+    value: &dyn Fn(&Parameter) -> Result<Tensor, ModelError>,
+    (config, processor): (&Config, &Processor),
+    dtype: DType,
+    folder: &Path,
+) -> Result<(), ModelError> {
+    let file = folder.join(weight_files::SINGLE);
+    let damaged =
+        |error: candle_core::Error| ModelError::Damaged { file: file.clone(), problem: error.to_string() };
+    let converted = |parameter: &Parameter| -> Result<Vec<u8>, ModelError> {
+        let tensor = value(parameter)?;
+        if let Some(value) = overflow(&tensor, dtype).map_err(damaged)? {
+            let (file, tensor) = (file.clone(), parameter.name().to_owned());
+            return Err(ModelError::Overflow { file, tensor, value, dtype });
+        }
+        Ok(tensor.to_dtype(dtype).map_err(damaged)?.data().into_owned())
+    };
     let mut json = config.to_json();
     // transformers v4 and v5 each read the type under a name of their own.
     json["dtype"] = dtype.as_str().replace("f", "float").into();
     json["torch_dtype"] = json["dtype"].clone();
     create_folder(folder)?;
-    save_weights(tensors, &file)?;
+    let failure = RefCell::new(None);
+    let tensors = parameters.into_iter().map(|parameter| {
+        let lazy = Lazy { parameter, dtype, converted: &converted, failure: &failure };
+        (parameter.name().to_owned(), lazy)
+    });
+    replace(&file, |temporary| {
+        // transformers refuses a file that does not say which framework's layout it has.
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let written = safetensors::serialize_to_file(tensors, Some(format), temporary.path());
+        match failure.take() {
+            Some(error) => Err(error),
+            None => written.map_err(|error| unwritten(error, &file)),
+        }
+    })?;
     save_text(&format!("{:#}\n", processor.to_json()), &folder.join("preprocessor_config.json"))?;
     save_text(&format!("{json:#}\n"), &folder.join("config.json"))
+}
+
+/// A parameter on its way to a file.
+struct Lazy<'a> {
+    parameter: &'a Parameter,
+    dtype: DType,
+    converted: &'a dyn Fn(&Parameter) -> Result<Vec<u8>, ModelError>,
+    /// safetensors takes no error from a tensor: the first one waits here.
+    failure: &'a RefCell<Option<ModelError>>,
+}
+
+impl View for Lazy<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        self.dtype.into()
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.parameter.tensor().dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let failed = self.failure.borrow().is_some();
+        let bytes = if failed { None } else { Some((self.converted)(self.parameter)) };
+        Cow::Owned(match bytes {
+            Some(Ok(bytes)) => bytes,
+            None => vec![0; self.data_len()],
+            Some(Err(error)) => {
+                *self.failure.borrow_mut() = Some(error);
+                vec![0; self.data_len()]
+            }
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.parameter.tensor().elem_count() * self.dtype.size_in_bytes()
+    }
+}
+
+fn unwritten(error: safetensors::SafeTensorError, file: &Path) -> ModelError {
+    match error {
+        safetensors::SafeTensorError::IoError(source) => ModelError::Io { file: file.into(), source },
+        other => ModelError::Damaged { file: file.into(), problem: other.to_string() },
+    }
 }
 
 /// The largest magnitude in a tensor, if it is a number that becomes infinite in `dtype`.
@@ -107,11 +174,8 @@ pub fn save_tensors(
 ) -> Result<(), ModelError> {
     let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     replace(file, |temporary| {
-        safetensors::serialize_to_file(tensors, Some(metadata), temporary.path()).map_err(|error| match error
-        {
-            safetensors::SafeTensorError::IoError(source) => ModelError::Io { file: file.into(), source },
-            other => ModelError::Damaged { file: file.into(), problem: other.to_string() },
-        })
+        safetensors::serialize_to_file(tensors, Some(metadata), temporary.path())
+            .map_err(|error| unwritten(error, file))
     })
 }
 

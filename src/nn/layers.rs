@@ -1,6 +1,7 @@
 //! The linear map with its adapter, and the layer norm.
 
 use super::{Builder, Initialization, Magnitude, Parameter, ParameterError, Pass};
+use crate::ops::device::Placement;
 use crate::ops::{self, Residual};
 use candle_core::{DType, Result, Tensor};
 
@@ -42,6 +43,17 @@ impl LowRank {
             Some(magnitude) => magnitude.applied(&sum),
             None => Ok(sum),
         }
+    }
+
+    /// The same in f32, as constants on the CPU.
+    ///
+    /// # Errors
+    /// candle's.
+    pub fn on_cpu(&self) -> Result<Self> {
+        let at =
+            |own: &Parameter| Parameter::new(own.name().to_owned(), own.in_f32()?, false, &Placement::CPU);
+        let magnitude = self.magnitude.as_ref().map(|magnitude| at(magnitude.vector()).map(Magnitude::new));
+        Ok(Self { down: at(&self.down)?, up: at(&self.up)?, magnitude: magnitude.transpose()?, ..*self })
     }
 
     /// A, B and, with DoRA, m.

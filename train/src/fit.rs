@@ -62,9 +62,6 @@ pub enum FitError {
     /// The model to start from lies where the output goes.
     #[error("{}: the model to start from lies in --output, which would replace it; choose another --output", .0.display())]
     ModelInOutput(PathBuf),
-    /// The trained weights could not be put together for saving.
-    #[error("the adapters cannot be merged: {0}")]
-    Merge(candle_core::Error),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -160,7 +157,8 @@ pub fn fit(
         true => {
             let size = processor.output_size();
             let (model, labels) = (&*classifier, config.labels.len());
-            let trial = Trial { settings, model, normalization: &normalization, size, labels, stop };
+            let photos = training.samples.len();
+            let trial = Trial { settings, model, normalization: &normalization, size, labels, photos, stop };
             &fitting(&trial, progress)?
         }
     };

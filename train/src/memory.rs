@@ -28,11 +28,25 @@ fn status(name: &str) -> Option<u64> {
 }
 
 /// Bytes that this process could still get: what the machine has, or less where a limit of its control group (a container's) is
-/// nearer.
+/// nearer, or one of its own.
 pub(crate) fn available() -> Option<u64> {
     let machine = kibibytes(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
     let groups = read_to_string("/proc/self/cgroup").unwrap_or_default();
-    Some(left_in_groups(&groups, Path::new("/sys/fs/cgroup")).map_or(machine, |left| left.min(machine)))
+    let limits = read_to_string("/proc/self/limits").unwrap_or_default();
+    let left = [
+        Some(machine),
+        left_in_groups(&groups, Path::new("/sys/fs/cgroup")),
+        left_of_limit(&limits, "Max address space", status("VmSize:")),
+        left_of_limit(&limits, "Max data size", status("VmData:")),
+    ];
+    left.into_iter().flatten().min()
+}
+
+/// What is left of a limit of the process (`ulimit`), of which so much is used.
+fn left_of_limit(limits: &str, name: &str, used: Option<u64>) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    let soft: u64 = line.split_whitespace().next()?.parse().ok()?; // or "unlimited"
+    Some(soft.saturating_sub(used?))
 }
 
 /// The line of `text` that begins with `name` says so many kB.
@@ -96,6 +110,15 @@ mod tests {
         let (_, taken) = taken_by(|| std::hint::black_box(vec![1u8; 32 << 20]));
         assert!(taken.unwrap() >= 24 << 20, "{taken:?}"); // other tests give memory back meanwhile
         assert!(peak().unwrap() >= before);
+    }
+
+    #[test]
+    fn a_limit_of_the_process_counts_where_there_is_one() {
+        let limits = "Limit       Soft Limit  Hard Limit  Units\nMax data size      unlimited   unlimited  bytes\n\
+                      Max address space  1000        2000       bytes\n";
+        assert_eq!(left_of_limit(limits, "Max address space", Some(400)), Some(600));
+        assert_eq!(left_of_limit(limits, "Max address space", Some(4000)), Some(0));
+        assert_eq!(left_of_limit(limits, "Max data size", Some(400)), None);
     }
 
     fn group(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -122,10 +122,13 @@ impl Output {
     pub fn lock(folder: &Path) -> Result<Lock, OutputError> {
         create_folder(folder)?;
         let file = folder.join(".fit.lock");
-        Lock::take(&file).map_err(|error| match error {
+        let lock = Lock::take(&file).map_err(|error| match error {
             LockError::Busy(process) => OutputError::Busy { folder: folder.to_owned(), process },
             LockError::Io(source) => OutputError::Io { file, source },
-        })
+        })?;
+        // The lock's own file may be there from an earlier run, in a folder that takes no new ones.
+        let written = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder);
+        written.map(|_| lock).map_err(|source| OutputError::Io { file: folder.to_owned(), source })
     }
 
     /// Opens the folder of a run that goes on: what `metrics.jsonl` held beyond `metrics_bytes` is cut off.

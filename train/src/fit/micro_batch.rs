@@ -31,6 +31,8 @@ pub(super) struct Trial<'a> {
     /// Rows and columns of a photo.
     pub size: (usize, usize),
     pub labels: usize,
+    /// Those there are to train on.
+    pub photos: usize,
     pub stop: &'a AtomicBool,
 }
 
@@ -45,11 +47,11 @@ pub(super) struct Choice {
 /// Micro-batches larger than this are not looked for.
 const LARGEST: usize = 4096;
 
-/// The sizes that the photos of a step, so many, can be spread over evenly, the smallest first. Photos that are mixed with each other
+/// The sizes, `most` at most, that the photos of a step, so many, can be spread over evenly, the smallest first. Photos that are mixed with each other
 /// need another one in their batch.
-fn sizes(photos: usize, mixed: bool) -> Vec<NonZeroUsize> {
+fn sizes(photos: usize, most: usize, mixed: bool) -> Vec<NonZeroUsize> {
     let least = if mixed { 2 } else { 1 };
-    let sizes = (least..=photos.min(LARGEST)).filter(|size| photos.is_multiple_of(*size));
+    let sizes = (least..=photos.min(most.max(least))).filter(|size| photos.is_multiple_of(*size));
     sizes.filter_map(NonZeroUsize::new).collect()
 }
 
@@ -75,7 +77,8 @@ impl Trial<'_> {
     /// # Errors
     /// If a step fails for another reason than memory, or somebody asks the run to end.
     pub(super) fn choose(&self) -> Result<Choice, FitError> {
-        let sizes = sizes(self.settings.photos_a_step(), !self.settings.trainer.mixing.is_off());
+        let mixed = !self.settings.trainer.mixing.is_off();
+        let sizes = sizes(self.settings.photos_a_step(), self.photos.min(LARGEST), mixed);
         let available = memory::available();
         let run = Run::new(self.model, self.normalization, &self.settings.trainer, 1, &[])?;
         let rehearse = |photos: NonZeroUsize| -> Result<(), FitError> {
@@ -183,9 +186,11 @@ mod tests {
 
     #[test]
     fn sizes_divide_a_step_and_leave_no_photo_alone_where_photos_are_mixed() {
-        assert_eq!(numbers(&sizes(24, false)), [1, 2, 3, 4, 6, 8, 12, 24]);
-        assert_eq!(numbers(&sizes(8, true)), [2, 4, 8]);
-        assert!(sizes(usize::MAX, false).last().unwrap().get() <= LARGEST);
+        assert_eq!(numbers(&sizes(24, 100, false)), [1, 2, 3, 4, 6, 8, 12, 24]);
+        assert_eq!(numbers(&sizes(24, 7, false)), [1, 2, 3, 4, 6]);
+        assert_eq!(numbers(&sizes(8, 100, true)), [2, 4, 8]);
+        assert_eq!(numbers(&sizes(8, 1, true)), [2]);
+        assert!(sizes(usize::MAX, LARGEST, false).last().unwrap().get() <= LARGEST);
     }
 
     /// What is chosen for a step of 64 photos where a pass over n takes `need(n)`, whether that is too much, and what was tried.
@@ -195,7 +200,7 @@ mod tests {
             tried.borrow_mut().push(photos.get());
             Ok(Some(need(photos.get() as u64)))
         };
-        let choice = by_measure(&sizes(64, false), Some(room), measure).unwrap().unwrap();
+        let choice = by_measure(&sizes(64, 64, false), Some(room), measure).unwrap().unwrap();
         (choice.photos.get(), choice.too_much, tried.into_inner())
     }
 
@@ -221,7 +226,7 @@ mod tests {
 
     #[test]
     fn nothing_is_found_where_the_system_does_not_tell() {
-        assert!(by_measure(&sizes(8, false), Some(100), |_| Ok(None)).unwrap().is_none());
-        assert!(by_measure(&sizes(8, false), None, |_| Ok(Some(1))).unwrap().is_none());
+        assert!(by_measure(&sizes(8, 8, false), Some(100), |_| Ok(None)).unwrap().is_none());
+        assert!(by_measure(&sizes(8, 8, false), None, |_| Ok(Some(1))).unwrap().is_none());
     }
 }

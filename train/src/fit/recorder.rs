@@ -10,14 +10,10 @@ use crate::output::Output;
 use crate::progress::Progress;
 use crate::report::{EventFile, ReportError, Reporter};
 use crate::settings::{FitSettings, Method};
-use crate::start::StartingModel;
-use crate::trainer::{Best, EpochEnd, Observer, Outcome, Snapshot, Step, trained_parameters};
-use candle_core::{DType, Device, Var};
+use crate::trainer::{Best, EpochEnd, Observer, Outcome, Snapshot, Step};
+use candle_core::DType;
 use featherlight::image::Processor;
-use featherlight::model::{
-    Classifier, Config, ModelError, ModelFolder, merge, save_adapter, save_model, save_text,
-};
-use featherlight::ops::device::Placement;
+use featherlight::model::{Classifier, Config, ModelError, ModelFolder, save_adapter, save_text};
 use serde_json::{Map, Value, json};
 use std::error::Error;
 use std::io::ErrorKind;
@@ -200,13 +196,10 @@ impl<'a> Recorder<'a> {
         match &self.start.settings.method {
             Method::Lora(_) => {
                 self.making_room(|| self.save_adapter(trained))?;
-                // Read anew: merging changes weights, and what is frozen may be held in few bits.
-                let mut whole = self.read_again(trained)?;
-                merge(&mut *whole).map_err(FitError::Merge)?;
-                self.making_room(|| self.save_merged(&*whole))?;
+                self.making_room(|| self.save_merged(trained))?;
             }
             Method::Full | Method::Head => {
-                self.making_room(|| self.save_whole(trained))?;
+                self.making_room(|| self.save_merged(trained))?;
                 self.output.remove_adapter()?;
             }
         }
@@ -227,37 +220,16 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Saves a model without adapters.
-    fn save_whole(&self, trained: &dyn Classifier) -> Result<(), FitError> {
-        match trained.parameters().iter().all(|parameter| parameter.tensor().dtype() == DType::F32) {
-            true => self.save_merged(trained),
-            false => self.save_merged(&*self.read_again(trained)?),
-        }
-    }
-
     fn save_adapter(&self, model: &dyn Classifier) -> Result<(), FitError> {
         let Method::Lora(adapter) = &self.start.settings.method else { return Ok(()) };
         let base = self.start.settings.model.to_string_lossy();
         Ok(save_adapter(model, adapter, &base, self.start.config, &self.output.adapter())?)
     }
 
-    /// The trained model with every weight in f32, on the CPU: frozen ones are read again, for what is saved must not be poorer than
-    /// what the run started from.
-    fn read_again(&self, trained: &dyn Classifier) -> Result<Box<dyn Classifier>, FitError> {
-        let labels = &self.start.config.labels;
-        let StartingModel { classifier, .. } =
-            StartingModel::build(self.start.folder, labels, self.start.settings, &Placement::CPU)?;
-        let (to, from) = (trained_parameters(&*classifier), trained_parameters(trained));
-        for (to, from) in to.into_iter().zip(from) {
-            let copy = || Var::from_tensor(to.tensor())?.set(&from.tensor().to_device(&Device::Cpu)?);
-            copy().map_err(FitError::Merge)?;
-        }
-        Ok(classifier)
-    }
-
     fn save_merged(&self, classifier: &dyn Classifier) -> Result<(), FitError> {
         let folder = self.output.merged();
-        let save = |dtype| save_model(classifier, self.start.config, self.start.processor, dtype, &folder);
+        let files = (self.start.config, self.start.processor);
+        let save = |dtype| self.start.folder.save_trained(classifier, files, dtype, &folder);
         match save(self.start.settings.save_dtype) {
             // What a run has learnt is not lost to the size of its numbers.
             Err(error @ ModelError::Overflow { .. }) => {
@@ -326,7 +298,7 @@ impl Observer for Recorder<'_> {
         self.start.run_file["epochs_completed"] = json!(end.epoch);
         self.making_room(|| match &self.start.settings.method {
             Method::Lora(_) => self.save_adapter(end.model),
-            Method::Full | Method::Head => self.save_whole(end.model),
+            Method::Full | Method::Head => self.save_merged(end.model),
         })?;
         self.write_run_file("running")?;
         self.report();

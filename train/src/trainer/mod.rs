@@ -191,7 +191,7 @@ pub enum TrainError {
     Schedule(#[from] ScheduleError),
     /// The loss left the numbers.
     #[error(
-        "step {step} (epoch {epoch}): {what} is {value}; the last checkpoint is kept. Begin anew, with --overwrite or another --output: a smaller --learning-rate or a longer --warmup-ratio usually helps"
+        "step {step} (epoch {epoch}): {what} is {value}; what was saved before this step is kept. Begin anew, with --overwrite or another --output: a smaller --learning-rate or a longer --warmup-ratio usually helps"
     )]
     Diverged {
         /// The step, from 1.
