@@ -1,6 +1,6 @@
 //! Model folders and weights files written in the Hugging Face layout.
 //!
-//! Called by the trainer (`merged/`, `adapter/`) and by `merge`. Every file is written beside its place and renamed, so
+//! Called by the trainer (`adapter/`, and `merged/` by way of `save_trained`), by `merge` and by `convert`. Every file is written beside its place and renamed, so
 //! that a kill at any moment leaves the old or the new one.
 
 use super::{Classifier, Config, ModelError, weight_files};
@@ -55,6 +55,9 @@ fn save(
     let damaged = |problem: String| ModelError::Damaged { file: file.clone(), problem };
     if let Some(linear) = model.linears().iter().find(|linear| linear.adapter.is_some()) {
         return Err(damaged(format!("the adapter of `{}` has not been merged", linear.name())));
+    }
+    if let Some(packed) = parameters.iter().find(|parameter| parameter.packed().is_some()) {
+        return Err(damaged(format!("`{}` is held in few bits: it must be read again", packed.name())));
     }
     let value = |parameter: &Parameter| Ok(parameter.tensor().clone());
     save_parameters(parameters, &value, (config, processor), dtype, folder)
@@ -121,16 +124,18 @@ impl View for Lazy<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        // The file is thrown away where one fails: nothing more is put into it.
         let failed = self.failure.borrow().is_some();
-        let bytes = if failed { None } else { Some((self.converted)(self.parameter)) };
-        Cow::Owned(match bytes {
-            Some(Ok(bytes)) => bytes,
-            None => vec![0; self.data_len()],
-            Some(Err(error)) => {
+        if failed {
+            return Cow::Borrowed(&[]);
+        }
+        match (self.converted)(self.parameter) {
+            Ok(bytes) => Cow::Owned(bytes),
+            Err(error) => {
                 *self.failure.borrow_mut() = Some(error);
-                vec![0; self.data_len()]
+                Cow::Borrowed(&[])
             }
-        })
+        }
     }
 
     fn data_len(&self) -> usize {

@@ -14,7 +14,8 @@ use std::path::Path;
 
 impl ModelFolder {
     /// Writes `model`, which was trained from this folder, to the folder `to`, as [`super::save_model`] does. Adapters are merged in f32; what
-    /// is not trained and not held in f32 is read again, for what is written must not be poorer than what was read.
+    /// is not trained and not held in f32 is read again, for what is written must not be poorer than what was read. An adapter of this
+    /// folder is not looked at: the model has it, or not.
     ///
     /// # Errors
     /// If this folder cannot be read any more, or the other not be written.
@@ -38,7 +39,7 @@ impl ModelFolder {
             adapted.collect::<candle_core::Result<_>>().map_err(damaged)?;
         let checkpoint = OnceCell::new();
         let value = |parameter: &Parameter| -> Result<Tensor, ModelError> {
-            let value = match parameter.packed().is_none() && parameter.tensor().dtype() == DType::F32 {
+            let value = match parameter.tensor().dtype() == DType::F32 {
                 true => parameter.tensor().detach().to_device(&Device::Cpu).map_err(damaged)?,
                 false => self.read_again(parameter, &checkpoint)?,
             };

@@ -63,8 +63,11 @@ impl<'a> ViewMut<'a> {
         Self { values: values.as_mut_ptr(), rows, columns, row_stride, _borrow: std::marker::PhantomData }
     }
 
-    /// A contiguous row-major matrix that is to be filled: [`Into::Replace`] alone may write to it.
-    fn unwritten(values: &'a mut [MaybeUninit<f32>], rows: usize, columns: usize) -> Self {
+    /// A contiguous row-major matrix that is to be filled.
+    ///
+    /// # Safety
+    /// [`Into::Replace`] alone may write to it.
+    unsafe fn unwritten(values: &'a mut [MaybeUninit<f32>], rows: usize, columns: usize) -> Self {
         assert_eq!(values.len(), rows * columns, "view out of range");
         let values = values.as_mut_ptr().cast();
         Self { values, rows, columns, row_stride: columns, _borrow: std::marker::PhantomData }
@@ -84,7 +87,9 @@ pub(super) fn product(left: View<'_>, right: View<'_>, scale: f32, threads: Thre
     }
     // Not zeroed first: that is one more pass over the memory, on one thread.
     let mut values: Vec<f32> = Vec::with_capacity(count);
-    let output = ViewMut::unwritten(&mut values.spare_capacity_mut()[..count], left.rows, right.columns);
+    let place = &mut values.spare_capacity_mut()[..count];
+    // SAFETY: replaced below, and nothing else.
+    let output = unsafe { ViewMut::unwritten(place, left.rows, right.columns) };
     matmul(output, left, right, scale, Into::Replace, threads);
     // SAFETY: the product wrote every one of the `count` values that there is room for, and read none.
     unsafe { values.set_len(count) };

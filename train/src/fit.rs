@@ -127,6 +127,11 @@ pub fn fit(
     {
         return Err(FitError::ModelInOutput(settings.model.clone()));
     }
+    // First of all: what another run is still writing to is nothing to go on from.
+    let lock = match settings.resume && settings.output.is_dir() {
+        true => Some(Output::lock(&settings.output)?),
+        false => None,
+    };
     let checkpoint = find_checkpoint(settings)?;
     let settings = match &checkpoint {
         Some(saved) if settings.find_batch_size => {
@@ -145,7 +150,14 @@ pub fn fit(
     say_what_became_of(&head, settings, all.labels.len(), folder.config().labels.len());
 
     // It takes its time: whatever can be refused before is.
-    let _lock = Output::lock(&settings.output)?;
+    let _lock = match lock {
+        Some(lock) => lock,
+        None => Output::lock(&settings.output)?,
+    };
+    if checkpoint.is_none() && settings.resume && Checkpoint::exists(&Output::last(&settings.output)) {
+        // Another run has come and gone meanwhile.
+        return Err(OutputError::Busy { folder: settings.output.clone(), process: None }.into());
+    }
     let loading = settings.loading();
     let checked = check(all, held, settings.trainer.randomness, &loading, (stop, progress))?;
     let Checked { training, validation, report } = &checked;

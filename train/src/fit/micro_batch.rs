@@ -79,7 +79,6 @@ impl Trial<'_> {
     pub(super) fn choose(&self) -> Result<Choice, FitError> {
         let mixed = !self.settings.trainer.mixing.is_off();
         let sizes = sizes(self.settings.photos_a_step(), self.photos.min(LARGEST), mixed);
-        let available = memory::available();
         let run = Run::new(self.model, self.normalization, &self.settings.trainer, 1, &[])?;
         let rehearse = |photos: NonZeroUsize| -> Result<(), FitError> {
             if self.stop.load(Ordering::Relaxed) {
@@ -92,7 +91,9 @@ impl Trial<'_> {
         if !self.model.placement().device.is_cpu() {
             return on_device(&sizes, rehearse);
         }
-        let room = available.map(|available| (available as f64 * PLANNED) as u64);
+        rehearse(smallest(&sizes))?; // what is made once and kept
+        ops::release_freed_memory();
+        let room = memory::available().map(|available| (available as f64 * PLANNED) as u64);
         let room = room.map(|room| room.saturating_sub(self.reserved()));
         let found = by_measure(&sizes, room, |photos| {
             // Freed memory that was kept would hide what the pass takes.
@@ -113,12 +114,11 @@ impl Trial<'_> {
         Batch::noise(photos, self.size, self.labels, stream)
     }
 
-    /// What a run takes beside its passes, in bytes: moments, their average, and photos that wait.
+    /// What a run will take beside its passes, in bytes: moments, and photos that wait (three batches, and the one at work).
     fn reserved(&self) -> u64 {
         let trained: usize = trained_parameters(self.model).iter().map(|own| own.tensor().elem_count()).sum();
-        let photos = 2 * self.settings.photos_a_step() * 3 * self.size.0 * self.size.1;
-        let copies = 2 + usize::from(self.settings.trainer.ema_decay.is_some());
-        (copies * trained * size_of::<f32>() + photos) as u64
+        let photos = (self.settings.photos_a_step().min(LARGEST) * 4 * 3 * self.size.0 * self.size.1) as u64;
+        (2 * trained * size_of::<f32>()) as u64 + photos
     }
 }
 
@@ -155,9 +155,9 @@ fn by_measure(
 ) -> Result<Option<Choice>, FitError> {
     let mut photos = smallest(sizes);
     let Some(room) = room else { return Ok(None) };
-    need(photos)?; // what is made once and kept
     loop {
-        let Some(taken) = need(photos)? else { return Ok(None) };
+        // Nothing at all is what a heap shows that gives nothing back.
+        let Some(taken) = need(photos)?.filter(|taken| *taken > 0) else { return Ok(None) };
         let most = |size: NonZeroUsize| taken.div_ceil(photos.get() as u64).saturating_mul(size.get() as u64);
         let sure = sizes.iter().rev().copied().find(|size| *size > photos && most(*size) <= room);
         let is_last = sure.is_none() || sure == sizes.last().copied();
@@ -208,12 +208,12 @@ mod tests {
     fn the_largest_size_with_room_is_chosen_and_nothing_is_tried_that_might_have_none() {
         // 10 bytes a photo and 100 beside.
         let need = |photos| 10 * photos + 100;
-        assert_eq!(chosen(10_000, need), (64, false, vec![1, 1]));
+        assert_eq!(chosen(10_000, need), (64, false, vec![1]));
         // 32 take 420, which is 14 a photo.
-        assert_eq!(chosen(14 * 64, need), (64, false, vec![1, 1, 8, 32]));
-        assert_eq!(chosen(14 * 64 - 1, need), (32, false, vec![1, 1, 8, 32]));
-        assert_eq!(chosen(110, need), (1, false, vec![1, 1]));
-        assert_eq!(chosen(109, need), (1, true, vec![1, 1]));
+        assert_eq!(chosen(14 * 64, need), (64, false, vec![1, 8, 32]));
+        assert_eq!(chosen(14 * 64 - 1, need), (32, false, vec![1, 8, 32]));
+        assert_eq!(chosen(110, need), (1, false, vec![1]));
+        assert_eq!(chosen(109, need), (1, true, vec![1]));
     }
 
     #[test]
@@ -227,6 +227,7 @@ mod tests {
     #[test]
     fn nothing_is_found_where_the_system_does_not_tell() {
         assert!(by_measure(&sizes(8, 8, false), Some(100), |_| Ok(None)).unwrap().is_none());
+        assert!(by_measure(&sizes(8, 8, false), Some(100), |_| Ok(Some(0))).unwrap().is_none());
         assert!(by_measure(&sizes(8, 8, false), None, |_| Ok(Some(1))).unwrap().is_none());
     }
 }

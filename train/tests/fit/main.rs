@@ -17,6 +17,7 @@ use featherlight_train::destination::DestinationError;
 use featherlight_train::fit::{FitError, FitSummary, fit};
 use featherlight_train::loader::Cache;
 use featherlight_train::merge::{MergeError, merge_folder};
+use featherlight_train::output::Output;
 use featherlight_train::progress::Progress;
 use featherlight_train::schedule::Decay;
 use featherlight_train::settings::{FitSettings, Method, StartingWeights, Validation};

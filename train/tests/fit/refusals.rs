@@ -95,3 +95,16 @@ fn a_model_that_cannot_be_trained_as_asked_is_refused_before_anything_is_written
     nothing_there.data = folder.path().join("no-such-folder");
     refused(nothing_there, "no-such-folder");
 }
+
+#[test]
+fn a_run_is_not_gone_on_with_while_another_is_at_work_in_its_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = from_scratch(bare_config(folder.path()), folder.path().join("run"));
+    run(&settings);
+    let resumed = FitSettings { resume: true, ..settings };
+    let lock = Output::lock(&resumed.output).unwrap_or_else(|error| panic!("{error}"));
+    let error = trained(&resumed).expect_err("at work").to_string();
+    assert!(error.contains("another run is at work"), "{error}");
+    drop(lock);
+    run(&resumed);
+}
