@@ -1,7 +1,7 @@
 //! Model folders and weights files written in the Hugging Face layout.
 //!
-//! Called by the trainer (`adapter/`, and `merged/` by way of `save_trained`), by `merge` and by `convert`. Every file is written beside its place and renamed, so
-//! that a kill at any moment leaves the old or the new one.
+//! Called by the trainer (`adapter/`, and `merged/` by way of `save_trained`), by `merge` and by `convert`. Every file is
+//! written beside its place and renamed, so that a kill at any moment leaves the old or the new one.
 
 use super::{Classifier, Config, ModelError, weight_files};
 use crate::image::Processor;
@@ -93,8 +93,7 @@ pub(super) fn save_parameters(
         (parameter.name().to_owned(), lazy)
     });
     replace(&file, |temporary| {
-        // transformers refuses a file that does not say which framework's layout it has.
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let format = HashMap::from([FORMAT.map(str::to_owned).into()]);
         let written = safetensors::serialize_to_file(tensors, Some(format), temporary.path());
         match failure.take() {
             Some(error) => Err(error),
@@ -104,6 +103,9 @@ pub(super) fn save_parameters(
     save_text(&format!("{:#}\n", processor.to_json()), &folder.join("preprocessor_config.json"))?;
     save_text(&format!("{json:#}\n"), &folder.join("config.json"))
 }
+
+/// transformers refuses a weights file that does not say which framework's layout it has.
+const FORMAT: [&str; 2] = ["format", "pt"];
 
 /// A parameter on its way to a file.
 struct Lazy<'a> {
@@ -125,8 +127,7 @@ impl View for Lazy<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         // The file is thrown away where one fails: nothing more is put into it.
-        let failed = self.failure.borrow().is_some();
-        if failed {
+        if self.failure.borrow().is_some() {
             return Cow::Borrowed(&[]);
         }
         match (self.converted)(self.parameter) {
@@ -189,8 +190,7 @@ pub fn save_tensors(
 /// # Errors
 /// If it cannot be written.
 pub(super) fn save_weights(tensors: HashMap<String, Tensor>, file: &Path) -> Result<(), ModelError> {
-    // transformers refuses a file that does not say which framework's layout it has.
-    save_tensors(tensors, &[("format", "pt".to_owned())], file)
+    save_tensors(tensors, &[(FORMAT[0], FORMAT[1].to_owned())], file)
 }
 
 /// Writes a text file, whole or not at all.

@@ -23,9 +23,12 @@ impl Profile {
         ops
     }
 
-    /// The time of all ops together.
-    pub fn total(&self) -> Duration {
-        self.0.values().map(|(_, time)| *time).sum()
+    /// The same, and what of `whole` was none: candle's operations, copies, whatever else lay between.
+    pub fn parts(&self, whole: Duration) -> Vec<(&'static str, u64, Duration)> {
+        let mut parts = self.ops();
+        let total = parts.iter().map(|(_, _, time)| *time).sum();
+        parts.push(("other", 1, whole.saturating_sub(total)));
+        parts
     }
 }
 

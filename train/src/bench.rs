@@ -80,7 +80,7 @@ pub struct BenchFigures {
     peak_memory: Option<u64>,
     /// The most that the process's tensors held of the device's memory at once, bytes; `None` on the CPU.
     device_memory: Option<u64>,
-    /// Where the time went in one more step, see [`BenchFigures::parts`].
+    /// How long one more step took, watched op by op.
     profile: Option<(Duration, Profile)>,
 }
 
@@ -172,14 +172,6 @@ impl BenchFigures {
         self.batch_size as f64 / self.median_seconds()
     }
 
-    /// Each op of the watched step with its calls and its time, and what is none: candle's operations, the optimiser.
-    fn parts(&self) -> Vec<(&'static str, u64, Duration)> {
-        let Some((whole, profile)) = &self.profile else { return Vec::new() };
-        let mut parts = profile.ops();
-        parts.push(("other", 1, whole.saturating_sub(profile.total())));
-        parts
-    }
-
     /// For programs.
     pub fn to_json(&self) -> Value {
         let ms = |seconds: Option<&f64>| seconds.map(|seconds| seconds * 1000.0);
@@ -200,11 +192,11 @@ impl BenchFigures {
             "loss": self.loss,
             "peak_memory_bytes": self.peak_memory,
             "device_memory_bytes": self.device_memory,
-            "profile": self.profile.is_some().then(|| {
+            "profile": self.profile.as_ref().map(|(whole, profile)| {
                 let part = |(op, calls, time): (&str, u64, Duration)| {
                     json!({ "op": op, "calls": calls, "ms": time.as_secs_f64() * 1000.0 })
                 };
-                self.parts().into_iter().map(part).collect::<Vec<_>>()
+                profile.parts(*whole).into_iter().map(part).collect::<Vec<_>>()
             }),
         })
     }
@@ -231,10 +223,11 @@ impl fmt::Display for BenchFigures {
         for (name, bytes) in memory.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
             write!(f, "; {name}: at most {:.2} GiB", bytes as f64 / f64::from(1 << 30))?;
         }
-        if let Some((whole, _)) = &self.profile {
+        if let Some((whole, profile)) = &self.profile {
+            let parts = profile.parts(*whole);
             let whole = whole.as_secs_f64() * 1000.0;
             write!(f, "\na step watched op by op: {whole:.2} ms")?;
-            for (op, calls, time) in self.parts() {
+            for (op, calls, time) in parts {
                 let time = time.as_secs_f64() * 1000.0;
                 write!(f, "\n  {op:<24} {calls:>5} calls {time:>10.2} ms {:>5.1} %", 100.0 * time / whole)?;
             }

@@ -49,15 +49,9 @@ pub fn measure(setup: &Setup<'_>, batch_size: usize) -> candle_core::Result<Figu
 }
 
 impl Figures {
-    /// Each op, and what is none: reshapes, concatenations, the way to the device and back.
-    fn parts(&self) -> Vec<(&'static str, u64, Duration)> {
-        let mut parts = self.profile.ops();
-        parts.push(("other", 1, self.whole.saturating_sub(self.profile.total())));
-        parts
-    }
-
     pub fn to_json(&self) -> Value {
-        self.parts()
+        self.profile
+            .parts(self.whole)
             .into_iter()
             .map(|(op, calls, time)| json!({ "op": op, "photos": self.photos, "calls": calls, "ms": rounded(time.as_secs_f64() * 1000.0) }))
             .collect()
@@ -72,7 +66,7 @@ impl fmt::Display for Figures {
             write!(f, "of which a core has {}, ", self.photos)?;
         }
         write!(f, "watched op by op: {whole:.2} ms")?;
-        for (op, calls, time) in self.parts() {
+        for (op, calls, time) in self.profile.parts(self.whole) {
             let time = time.as_secs_f64() * 1000.0;
             write!(f, "\n  {op:<14} {calls:>5} calls {time:>10.2} ms {:>5.1} %", 100.0 * time / whole)?;
         }

@@ -22,16 +22,13 @@ pub(super) fn walked_by_candle(
     tensor: &Tensor,
     gradient: &Tensor,
 ) -> Result<(Vec<(TensorId, Tensor)>, Arrived)> {
+    let seed = tensor.apply_op1(Seed(gradient.clone()))?;
     let before = ARRIVED.replace(Some(Vec::new()));
-    let seed = tensor.apply_op1(Seed(gradient.clone()));
-    let walked = seed.as_ref().map(|seed| (seed.backward(), seed.sorted_nodes()));
+    let walked = seed.backward();
     let arrived = ARRIVED.replace(before).unwrap_or_default();
-    let (store, nodes) = match walked {
-        Ok((store, nodes)) => (store?, nodes),
-        Err(_) => return Err(seed.err().unwrap_or_else(|| Error::Msg("no seed".to_owned()))),
-    };
+    let store = walked?;
     // The store holds gradients of constants as well.
-    let variables = nodes.into_iter().filter(|node| node.is_variable());
+    let variables = seed.sorted_nodes().into_iter().filter(|node| node.is_variable());
     let found = variables.filter_map(|variable| Some((variable.id(), store.get(variable)?.clone())));
     Ok((found.collect(), arrived))
 }
